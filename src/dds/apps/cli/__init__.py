@@ -1,0 +1,1 @@
+"""The dds command: one file per command."""

@@ -1,0 +1,1 @@
+"""Blocks and the DAGs they form: UnixFS, chunking, directories. Pure."""

@@ -1,0 +1,1 @@
+"""Stripes, Reed-Solomon, fragment trees, segments. Pure."""

@@ -1,0 +1,1 @@
+"""Choosing nodes: candidates, constraints, seed -> assignment and explanation. Pure."""

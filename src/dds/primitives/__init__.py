@@ -1,0 +1,1 @@
+"""Typed ids, hashes, keys, errors: pure, and importing nothing of ours."""

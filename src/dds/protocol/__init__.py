@@ -1,0 +1,1 @@
+"""Sans-I/O machines: upload, download, discovery. Events in, effects out. Pure."""

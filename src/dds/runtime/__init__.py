@@ -1,0 +1,1 @@
+"""Asyncio hosts that perform the machines' effects: client, node, devnet."""

@@ -1,0 +1,1 @@
+"""Bytes on this machine's disks: fragment store, catalog, key files, sources and sinks."""

@@ -1,0 +1,1 @@
+"""The only definition of every message and record: canonical bytes and limits. Pure."""
