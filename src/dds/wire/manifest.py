@@ -122,24 +122,10 @@ def open_manifest(raw: bytes, network: str) -> Manifest:
     return manifest
 
 
-_ROOT_KEYS = frozenset(
-    [
-        "body",
-        "chunker",
-        "class",
-        "content",
-        "content_bytes",
-        "created_ms",
-        "dag_bytes",
-        "kind",
-        "meta",
-        "publisher",
-        "sections",
-        "stored_bytes",
-        "unique_bytes",
-        "version",
-    ]
-)
+_ROOT_KEYS = {
+    *("body", "chunker", "class", "content", "content_bytes", "created_ms", "dag_bytes", "kind", "meta", "publisher"),
+    *("sections", "stored_bytes", "unique_bytes", "version"),
+}
 
 
 def decode_manifest(payload: bytes) -> Manifest:

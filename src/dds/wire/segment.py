@@ -95,7 +95,8 @@ def segment_id_of(index: bytes) -> SegmentID:
     return SegmentID(sha256(index))
 
 
-class FragmentRecord(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class FragmentRecord:
     """What is needed to verify one fragment alone."""
 
     root: FragmentRoot
@@ -104,7 +105,7 @@ class FragmentRecord(NamedTuple):
     leaf_count: int
 
     def pack(self) -> bytes:
-        return _FRAGMENT.pack(*self)
+        return _FRAGMENT.pack(self.root, self.size, self.index, self.leaf_count)
 
 
 def leaf_count_of(size: int) -> int:
