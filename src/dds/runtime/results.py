@@ -1,0 +1,118 @@
+"""What the client's operations take and give: plain data that the command line prints and programs read. Sizes in bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dds.primitives.cid import CID
+from dds.primitives.ids import NodeID, PublisherID, SegmentID
+
+
+@dataclass(frozen=True, slots=True)
+class PutOptions:
+    class_name: str = "standard"
+    k: int | None = None  # with class "custom"
+    m: int | None = None
+    chunker: str = "fixed"
+    hidden: bool = False
+    follow_symlinks: bool = False
+    ack: str = "all"  # "fast" returns at k + ceil(2m/3) receipts and needs a running origin daemon
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    phase: str  # "reading", "sending", "committing", "fetching", ...
+    done_bytes: int
+    total_bytes: int | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PutResult:
+    content: CID
+    kind: str
+    files: int
+    content_bytes: int
+    dag_bytes: int
+    unique_bytes: int
+    stored_bytes: int  # the distinct blocks after compression
+    encoded_bytes: int  # fragments kept by nodes for what was new, parity included
+    sent_bytes: int  # bodies sent this time; less than encoded when a broken put was resumed
+    reused_bytes: int  # raw bytes that the network already had
+    segments: int
+    nodes: int
+    regions: int
+    operators: int
+    seconds: float
+    notes: list[str] = field(default_factory=list)  # bent rules, replaced nodes
+
+
+@dataclass(frozen=True, slots=True)
+class Culprit:
+    """A node whose bytes failed their hash."""
+
+    node: NodeID
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GetResult:
+    content: CID
+    kind: str
+    files: int
+    content_bytes: int  # written to the output
+    moved_bytes: int  # received from peers, all of it
+    seconds: float
+    decoded_stripes: int
+    culprits: list[Culprit] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of a directory listing."""
+
+    name: str
+    kind: str
+    size: int  # of the file's bytes; a directory's Tsize
+    content: CID
+
+
+@dataclass(frozen=True, slots=True)
+class HolderStat:
+    index: int
+    node: NodeID
+    region: str
+    operator: str
+    live: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentStat:
+    segment: SegmentID
+    k: int
+    n: int
+    live: int
+    stripes: int
+    encoded_bytes: int
+    holders: list[HolderStat]
+
+
+@dataclass(frozen=True, slots=True)
+class ContentStat:
+    content: CID
+    kind: str
+    class_name: str
+    publisher: PublisherID
+    chunker: str
+    content_bytes: int
+    dag_bytes: int
+    unique_bytes: int
+    stored_bytes: int
+    encoded_bytes: int
+    dedup_saved_bytes: int
+    compression_saved_bytes: int
+    nodes: int
+    regions: int
+    operators: int
+    losses_survived: int  # how many more of the worst segment's nodes may go
+    segments: list[SegmentStat] = field(default_factory=list)
