@@ -1,0 +1,85 @@
+"""What a reader remembers of each node's speed and manners: whom to ask first, when to hedge, whom to leave alone for a while.
+
+Hung nodes are worse than dead ones: the first request that outlives the hedge delay puts its node on a cool-down, so the next
+stripes are read around it from the start. Everything here is a hint for choosing; nothing is believed because of it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from dds.primitives.ids import NodeID
+
+HEDGE_S_MIN: Final = 0.15
+HEDGE_S_MAX: Final = 4.0
+HEDGE_S_UNKNOWN: Final = 1.0  # before anything was measured
+HEDGE_FACTOR: Final = 2.5  # times the recent 95th percentile
+RECENT_MAX: Final = 128
+COOL_DOWN_S_MIN: Final = 5.0
+COOL_DOWN_S_MAX: Final = 120.0
+NODES_MAX: Final = 4096
+_SMOOTHING: Final = 0.2
+
+
+@dataclass(slots=True)
+class _Memory:
+    latency_s: float = 0.0
+    strikes: int = 0  # failures in a row
+    avoid_until: float = 0.0
+    lied: bool = False
+
+
+class NodeRanking:
+    """Bounded memory of nodes; the clock (seconds, monotonic) is passed in."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[NodeID, _Memory] = {}
+        self._recent: deque[float] = deque(maxlen=RECENT_MAX)
+        self._hedge_s = HEDGE_S_UNKNOWN
+
+    def succeeded(self, node: NodeID, seconds: float) -> None:
+        memory = self._memory(node)
+        memory.latency_s += (_SMOOTHING if memory.latency_s else 1.0) * (seconds - memory.latency_s)
+        memory.strikes, memory.avoid_until = 0, 0.0
+        self._recent.append(seconds)
+        if len(self._recent) >= 8:
+            p95 = sorted(self._recent)[len(self._recent) * 95 // 100]
+            self._hedge_s = min(max(HEDGE_FACTOR * p95, HEDGE_S_MIN), HEDGE_S_MAX)
+
+    def struck(self, node: NodeID, now: float) -> None:
+        """A failure or a hedged request: left alone for a while, twice as long each time in a row."""
+        memory = self._memory(node)
+        memory.strikes += 1
+        pause = min(COOL_DOWN_S_MIN * 2 ** (memory.strikes - 1), COOL_DOWN_S_MAX)
+        memory.avoid_until = now + pause
+
+    def lied(self, node: NodeID) -> None:
+        """It sent wrong bytes: asked only when nobody else is left."""
+        self._memory(node).lied = True
+
+    def avoided(self, node: NodeID, now: float) -> bool:
+        memory = self._nodes.get(node)
+        return memory is not None and (memory.lied or memory.avoid_until > now)
+
+    def is_liar(self, node: NodeID) -> bool:
+        memory = self._nodes.get(node)
+        return memory is not None and memory.lied
+
+    def latency_s(self, node: NodeID) -> float:
+        """Smoothed seconds a request; 0 for a node never asked, so that newcomers get their turn."""
+        memory = self._nodes.get(node)
+        return memory.latency_s if memory else 0.0
+
+    def hedge_s(self) -> float:
+        """How long to wait for a holder before asking others too, in seconds."""
+        return self._hedge_s
+
+    def _memory(self, node: NodeID) -> _Memory:
+        memory = self._nodes.get(node)
+        if memory is None:
+            if len(self._nodes) >= NODES_MAX:
+                self._nodes.pop(next(iter(self._nodes)))
+            memory = self._nodes[node] = _Memory()
+        return memory
