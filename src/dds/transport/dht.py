@@ -7,14 +7,15 @@ signatures and expiry are wire/discovery.py's, the choice among records protocol
 Source: OpenDHT's own sources, release 4.4 (python/opendht.pyx, src/dhtrunner.cpp). What they do not document, and what this
 module therefore guarantees:
 
-- A DHT thread of OpenDHT's holds its mutex while it waits for the GIL to run a callback, and the binding never releases the
-  GIL. Any call that needs that mutex (`registerType`, `getBound`, `join`) is therefore made only when no callback can be
-  under way: before the first operation, or after the last one ended. Otherwise both threads would wait for ever.
-- A port that cannot be bound ends the whole process (a C++ exception nobody catches): the bind is tried here first.
+- OpenDHT's thread holds a mutex while it waits for the GIL to run a callback, and the binding never releases the GIL. A
+  call that needs this mutex while a callback is due would stop both threads for ever. So `registerType` and `getBound` are
+  called before the first operation only, and `join`, which ends the threads, goes around the binding (`_join`).
+- A port that cannot be bound ends the whole process (a C++ exception that nobody catches): the bind is tried here first.
 - `InfoHash(raw)` silently gives the zero key for 20 raw bytes; only the hexadecimal form names a key.
-- `cancelListen` releases the callback that was registered *last*, whichever is cancelled; see `_cancel_listen`.
-- Values larger than 64 KiB never call back; a callback under way at shutdown may never come: sizes are checked first, and
-  every wait has a timeout.
+- `cancelListen` frees the callback that was registered *last*, whichever is cancelled (a crash later on), and where only
+  IPv4 is bound OpenDHT forgets its listeners' tokens, so that nothing can be cancelled: listeners are only ever muted.
+- Values larger than 64 KiB never call back, and operations under way at the end may not: sizes are checked first, every
+  wait has a timeout, and `stop` answers whoever still waits.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ import atexit
 import ctypes
 import ipaddress
 import socket
+import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from enum import IntEnum
 from types import ModuleType
@@ -60,35 +62,25 @@ class ValueType(IntEnum):
 VALUE_LIFETIME = {ValueType.PROVIDER: timedelta(hours=24), ValueType.NODE: timedelta(minutes=15)}
 
 
-@dataclass(frozen=True)
-class Address:
-    host: str  # an IP address; a name is allowed only where we dial
-    port: int
-
-
 def network_number(network: str) -> int:
     """OpenDHT's network id for a network's name: 32 bits, never 0 (which is the public network)."""
     return int.from_bytes(tagged_hash(b"dds/dht-network/v1", network.encode())[:4], "big") or 1
 
 
 class Listener:
-    """A running `listen`. `cancel` may be called any number of times; no callback runs after it returns."""
+    """A running `listen`. No callback runs after `cancel`; OpenDHT itself goes on listening until the node stops."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[bytes], None]) -> None:
         self._loop = loop
         self._callback = callback
         self._waiting: deque[bytes] = deque()
         self._scheduled = False
-        self._cancel: Callable[[], None] | None = None
         self.dropped = 0  # values lost because the event loop did not keep up
         self.closed = False
 
     def cancel(self) -> None:
         self.closed = True
         self._waiting.clear()
-        if self._cancel is not None:
-            cancel, self._cancel = self._cancel, None
-            cancel()
 
     def on_value(self, value: Any, expired: bool) -> bool:
         """On OpenDHT's thread."""
@@ -112,19 +104,42 @@ class Listener:
             self._callback(self._waiting.popleft())
 
 
-class _Get:
+class _Pending:
+    """An operation whose answer OpenDHT's thread gives, at most once and perhaps never."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._done: asyncio.Future[bool] = self._loop.create_future()
+        self.closed = False
+
+    def on_done(self, ok: bool, _nodes: object) -> None:
+        """On OpenDHT's thread."""
+        if not self.closed:
+            _call_soon(self._loop, self.resolve, bool(ok))
+
+    def resolve(self, ok: bool) -> None:
+        if not self._done.done():
+            self._done.set_result(ok)
+
+    async def wait(self, timeout_s: float) -> bool:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._done
+        except TimeoutError:
+            return False
+        finally:
+            self.closed = True
+
+
+class _Get(_Pending):
     """One get: values are gathered on OpenDHT's thread and handed to the event loop once."""
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, limit: int, accept: Callable[[bytes], bool] | None, seen_max: int
-    ) -> None:
-        self._loop = loop
+    def __init__(self, limit: int, seen_max: int, accept: Callable[[bytes], bool] | None) -> None:
+        super().__init__()
         self._limit = limit
-        self._accept = accept
         self._seen_left = seen_max
+        self._accept = accept
         self._values: dict[bytes, None] = {}
-        self._done: asyncio.Future[None] = loop.create_future()
-        self.closed = False
 
     def on_value(self, value: Any) -> bool:
         """On OpenDHT's thread. True: go on."""
@@ -136,23 +151,12 @@ class _Get:
             self._values[data] = None
         return len(self._values) < self._limit and self._seen_left > 0
 
-    def on_done(self, _ok: bool, _nodes: object) -> None:
-        """On OpenDHT's thread."""
-        _call_soon(self._loop, _resolve, self._done, None)
-
-    async def result(self, timeout_s: float) -> list[bytes]:
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._done
-        except TimeoutError:
-            pass  # what has come so far is the answer
-        finally:
-            self.closed = True
+    def values(self) -> list[bytes]:
         return list(self._values)[: self._limit]
 
 
 class DHTNode:
-    """One OpenDHT node. All methods belong to the event loop that called `start`.
+    """One OpenDHT node. All methods belong to the event loop that called `start`; a stopped node stays stopped.
 
     Args:
         network: the network's name; nodes of different names never talk to each other.
@@ -161,11 +165,11 @@ class DHTNode:
     def __init__(self, network: str) -> None:
         self.network = network
         self._runner: Any = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._listeners: set[Listener] = set()
+        self._listeners: list[Listener] = []
+        self._pending: set[_Pending] = set()
         self._gets = asyncio.Semaphore(CONCURRENT_GETS_MAX)
         self._puts = asyncio.Semaphore(CONCURRENT_PUTS_MAX)
-        self._address: Address | None = None
+        self._host, self._port = "", 0
 
     @property
     def running(self) -> bool:
@@ -173,18 +177,12 @@ class DHTNode:
 
     @property
     def host(self) -> str:
-        return self._bound.host
+        return self._host
 
     @property
     def port(self) -> int:
-        """The UDP port, known once started."""
-        return self._bound.port
-
-    @property
-    def _bound(self) -> Address:
-        if self._address is None:
-            raise UnavailableError("the DHT node is not running")
-        return self._address
+        """The UDP port that was bound; 0 before `start`."""
+        return self._port
 
     async def start(self, host: str, port: int = 0, bootstrap: Sequence[tuple[str, int]] = ()) -> None:
         """Bind exactly `host` (an IP address; port 0: any free one) and join through the bootstrap nodes, if any.
@@ -194,20 +192,17 @@ class DHTNode:
         Raises:
             ConfigError: the address cannot be bound.
         """
-        assert self._runner is None
-        self._loop = asyncio.get_running_loop()
-        _try_bind(host, port)
+        assert not self.running
+        is_v6 = _try_bind(host, port)
         dht = _opendht()
         config = dht.DhtConfig()
         config.setNetwork(network_number(self.network))
-        config.setPeerDiscovery(False, False)  # multicast would leave the bound address
+        config.setPeerDiscovery(False, False)  # it would multicast
         runner = dht.DhtRunner()
-        is_v6 = ipaddress.ip_address(host).version == 6
         runner.run(port=port, ipv4="" if is_v6 else host, ipv6=host if is_v6 else "", config=config)
         for kind, lifetime in VALUE_LIFETIME.items():
             runner.registerType(dht.ValueType(int(kind), kind.name.lower(), lifetime))
-        bound = runner.getBound(socket.AF_INET6 if is_v6 else socket.AF_INET)
-        self._address = Address(host, bound.getPort())
+        self._host, self._port = host, runner.getBound(socket.AF_INET6 if is_v6 else socket.AF_INET).getPort()
         self._runner = runner
         _live.add(self)
         for peer_host, peer_port in bootstrap:
@@ -233,18 +228,10 @@ class DHTNode:
             raise LimitError(f"a DHT value of {len(value)} bytes exceeds {VALUE_BYTES_MAX}", actual=len(value))
         dht = _opendht()
         async with self._puts:
-            runner, loop = self._require(), asyncio.get_running_loop()
-            done: asyncio.Future[bool] = loop.create_future()
-            runner.put(
-                _info_hash(dht, key),
-                dht.Value(value, int(value_type)),
-                lambda ok, _nodes: _call_soon(loop, _resolve, done, bool(ok)),
-            )
-            try:
-                async with asyncio.timeout(timeout_s):
-                    return await done
-            except TimeoutError:
-                return False
+            runner, operation = self._require(), _Pending()
+            with self._waiting(operation):
+                runner.put(_info_hash(dht, key), dht.Value(value, int(value_type)), operation.on_done)
+                return await operation.wait(timeout_s)
 
     async def get(
         self,
@@ -257,49 +244,49 @@ class DHTNode:
     ) -> list[bytes]:
         """Distinct values under `key`, in order of arrival; ends early when `limit` of them are there.
 
-        `accept` sees each value first; those it refuses count towards `seen_max` but not `limit`. It runs on OpenDHT's
-        thread, so it must be quick, touch no shared state, and not raise.
+        What has come when the time is over, or the node stops, is the answer. `accept` sees each value first; those it
+        refuses count towards `seen_max` but not `limit`. It runs on OpenDHT's thread, so it must be quick, touch no shared
+        state, and not raise.
 
         Raises:
             UnavailableError: not started, or stopped.
         """
         dht = _opendht()
         async with self._gets:
-            runner = self._require()
-            query = _Get(asyncio.get_running_loop(), limit, accept, seen_max)
-            runner.get(_info_hash(dht, key), query.on_value, query.on_done)
-            return await query.result(timeout_s)
+            runner, operation = self._require(), _Get(limit, seen_max, accept)
+            with self._waiting(operation):
+                runner.get(_info_hash(dht, key), operation.on_value, operation.on_done)
+                await operation.wait(timeout_s)
+            return operation.values()
 
     def listen(self, key: bytes, callback: Callable[[bytes], None]) -> Listener:
-        """Call `callback` in the event loop with each value put under `key`, present ones first.
+        """Call `callback` in the event loop with each value put under `key`, those already there first.
+
+        A node listens to a fixed set of keys for its whole life (see Listener): LISTENERS_MAX counts cancelled ones too.
 
         Raises:
-            LimitError: more than LISTENERS_MAX at once.
+            LimitError: more than LISTENERS_MAX.
             UnavailableError: not started, or stopped.
         """
-        runner, dht = self._require(), _opendht()
+        runner = self._require()
         if len(self._listeners) >= LISTENERS_MAX:
             raise LimitError(f"more than {LISTENERS_MAX} DHT listeners")
         listener = Listener(asyncio.get_running_loop(), callback)
-        token = runner.listen(_info_hash(dht, key), listener.on_value)
-
-        def cancel() -> None:
-            self._listeners.discard(listener)
-            _cancel_listen(runner, token)
-
-        listener._cancel = cancel
-        self._listeners.add(listener)
+        self._listeners.append(listener)
+        runner.listen(_info_hash(_opendht(), key), listener.on_value)
         return listener
 
     async def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> bool:
-        """Leave the network. Operations under way end with what they have.
+        """Leave the network. Gets under way end with what they have, puts with False.
 
         Returns:
-            Whether OpenDHT's threads ended in time; if not, they end by themselves once their last operation has.
+            Whether OpenDHT's threads ended in time.
         """
-        if self._runner is None:
+        if not self.running:
             return True
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        for operation in list(self._pending):
+            operation.resolve(False)
         self._close(lambda: _call_soon(loop, ended.set))
         try:
             async with asyncio.timeout(timeout_s):
@@ -311,9 +298,19 @@ class DHTNode:
     def _close(self, on_end: Callable[[], None]) -> None:
         runner, self._runner = self._runner, None
         _live.discard(self)
-        for listener in list(self._listeners):
+        for listener in self._listeners:
             listener.cancel()
-        threading.Thread(target=_shut_down, args=(runner, on_end), name="dht-stop", daemon=True).start()
+        for operation in self._pending:
+            operation.closed = True
+        threading.Thread(target=_join, args=(runner, on_end), name="dht-stop", daemon=True).start()
+
+    @contextmanager
+    def _waiting(self, operation: _Pending) -> Iterator[None]:
+        self._pending.add(operation)
+        try:
+            yield
+        finally:
+            self._pending.discard(operation)
 
     def _require(self) -> Any:
         if self._runner is None:
@@ -322,7 +319,7 @@ class DHTNode:
 
 
 def _opendht() -> ModuleType:
-    """Loaded on first use: a process without a DHT node does not pay its 10 MB."""
+    """Loaded on first use: a process without a DHT node does not pay for it."""
     import opendht
 
     module: ModuleType = opendht
@@ -334,51 +331,44 @@ def _info_hash(dht: ModuleType, key: bytes) -> Any:
     return dht.InfoHash(key.hex().encode())
 
 
-def _try_bind(host: str, port: int) -> None:
+def _try_bind(host: str, port: int) -> bool:
+    """Whether `host` is IPv6; ConfigError where it cannot be bound."""
     try:
-        family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        is_v6 = ipaddress.ip_address(host).version == 6
+        with socket.socket(socket.AF_INET6 if is_v6 else socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.bind((host, port))
     except (OSError, OverflowError, ValueError) as error:
         raise ConfigError(f"the DHT cannot bind UDP {host} port {port}: {error}", hint="name a free port, or 0") from None
+    return is_v6
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: object) -> None:
     """From another thread; a loop that has closed has nobody left to tell."""
-    try:
+    with suppress(RuntimeError):
         loop.call_soon_threadsafe(callback, *args)
-    except RuntimeError:
+
+
+_CPP_JOIN = "_ZN3dht9DhtRunner4joinEv"  # dht::DhtRunner::join(), Itanium C++ ABI
+_SHARED_POINTER_BYTES = 2 * ctypes.sizeof(ctypes.c_void_p)
+_unjoined: list[object] = []
+
+
+def _join(runner: Any, on_end: Callable[[], None]) -> None:
+    """End OpenDHT's threads: the C++ `join`, with the GIL released, so that a callback under way can finish.
+
+    A runner object is the binding's base object followed by one shared pointer. Should another build look different, the
+    runner is kept alive and unjoined until the process ends: its destructor would hang just as the binding's `join`.
+    """
+    kind = type(runner)
+    offset = kind.__mro__[1].__basicsize__
+    library = ctypes.CDLL(sys.modules[kind.__module__].__file__)
+    if kind.__basicsize__ != offset + _SHARED_POINTER_BYTES or not hasattr(library, _CPP_JOIN):
+        _unjoined.append(runner)
+        on_end()
         return
-
-
-def _resolve(future: asyncio.Future[Any], value: object) -> None:
-    if not future.done():
-        future.set_result(value)
-
-
-def _cancel_listen(runner: Any, token: Any) -> None:
-    """Cancel without letting the binding free a callback that OpenDHT may still call.
-
-    The binding keeps the newest callback in a dict of the *class* and drops one reference to whatever is there. It is given
-    a sentinel with a reference to lose; the listener's own callback (some hundred bytes) stays alive for the process.
-    """
-    sentinel = object()
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(sentinel))
-    token._cb["cb"] = sentinel
-    runner.cancelListen(token)
-
-
-def _shut_down(runner: Any, on_end: Callable[[], None]) -> None:
-    """End OpenDHT's threads once no operation is left.
-
-    The lock's own C method is the callback: no Python code runs in it, so that the DHT thread cannot lose the GIL inside
-    the callback, holding the mutex that `join` (which keeps the GIL) is about to need.
-    """
-    last_operation = threading.Lock()
-    last_operation.acquire()
-    runner.shutdown(last_operation.release)
-    last_operation.acquire()  # waits without the GIL
-    runner.join()
+    join = getattr(library, _CPP_JOIN)
+    join.argtypes, join.restype = [ctypes.c_void_p], None
+    join(ctypes.c_void_p.from_address(id(runner) + offset))
     on_end()
 
 
