@@ -192,19 +192,16 @@ def _parse_symlink(links: tuple[PBLink, ...], meta: UnixFSData) -> SymlinkNode:
     return SymlinkNode(target)
 
 
-def check_bucket(hash_value: int, used_bits: int, node: ShardNode, bucket: int) -> None:
-    """An entry must lie in the bucket that its name's hash leads to: a shard in the wrong place could hide an entry."""
-    if bucket_of(hash_value, used_bits, node) != bucket:
-        raise FormatError("an entry of a sharded directory lies in the wrong bucket")
-
-
-def bucket_of(hash_value: int, used_bits: int, node: ShardNode) -> int:
-    """The bucket of this shard for a 64-bit name hash of which `used_bits` led here.
+def bucket_of(name_hash: bytes, path: int, used_bits: int, node: ShardNode) -> int:
+    """The bucket of this shard that a name's hash leads to; `path` are the `used_bits` hash bits that led to the shard.
 
     Raises:
-        FormatError: the shard is deeper than the hash has bits.
+        FormatError: the shard is deeper than the hash has bits, or this name's hash does not lead to it at all.
     """
-    shift = HASH_BITS - used_bits - node.bits
-    if shift < 0:
+    left = HASH_BITS - used_bits - node.bits
+    if left < 0:
         raise FormatError("a sharded directory is deeper than its hash")
-    return hash_value >> shift & (node.fanout - 1)
+    head = int.from_bytes(name_hash, "big") >> left
+    if head >> node.bits != path:
+        raise FormatError("an entry of a sharded directory lies in the wrong shard")
+    return head & (node.fanout - 1)
