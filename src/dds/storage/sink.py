@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +19,7 @@ from typing import BinaryIO, Final
 from dds.content.events import Close, Data, Entry, Event, OpenDirectory, OpenFile, Symlink
 from dds.content.names import check_name, name_text
 from dds.primitives.errors import DiskFullError, FormatError, InputError, StorageError
+from dds.storage.removal import remove
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -41,7 +41,7 @@ class TreeWriter:
         self._target = Path(os.path.abspath(target))
         self._overwrite = overwrite
         self._fsync = fsync
-        self._temporary = self._target.parent / f".{self._target.name[:200]}.{os.urandom(_TEMPORARY_NAME_BYTES).hex()}.part"
+        self._temporary = self._target.parent / f".dds-{os.urandom(_TEMPORARY_NAME_BYTES).hex()}.part"
         self._cwd = -1
         self._file: int | None = None
         self._links: list[list[tuple[bytes, bytes]]] = []  # of each open directory: symbolic links still to be made
@@ -59,7 +59,7 @@ class TreeWriter:
         if self._cwd >= 0:
             os.close(self._cwd)
             self._cwd = -1
-        _remove(self._temporary)
+        remove(self._temporary)
 
     def write(self, event: Event) -> None:
         """Take the next event."""
@@ -83,7 +83,8 @@ class TreeWriter:
 
     def commit(self) -> None:
         """Give the finished tree its name."""
-        assert self._file is None and not self._links, "commit comes after the last event"
+        assert self._file is None, "commit comes after the last event"
+        assert not self._links, "commit comes after the last event"
         self._check_target()
         try:
             if self._overwrite:
@@ -178,16 +179,16 @@ class TreeWriter:
         except OSError:
             os.rename(old, self._target)
             raise
-        _remove(old)
+        remove(old)
 
     def _failed(self, name: bytes, error: OSError) -> FormatError | InputError | StorageError:
-        if error.errno in _FULL:
-            return DiskFullError(f"no room for {self._target}: {error.strerror}")
         if error.errno == errno.EEXIST:
             if self._links:
                 return FormatError(f"the entry {name_text(name)!r} exists twice on this file system")
             return InputError(f"{self._target} exists already", hint="name another output, or allow overwriting")
-        return StorageError(f"cannot write {name_text(name) or self._target} under {self._target}: {error.strerror}")
+        return _disk_error(
+            f"cannot write {name_text(name)} of {self._target}" if name else f"cannot write {self._target}", error
+        )
 
 
 class StreamWriter:
@@ -201,27 +202,23 @@ class StreamWriter:
 
         Raises:
             InputError: the content is a directory or a symbolic link.
+            StorageError: the stream was closed, or has no room.
         """
         match event:
             case Data():
-                self._stream.write(event.data)
+                try:
+                    self._stream.write(event.data)
+                except OSError as error:
+                    raise _disk_error("cannot write to the output", error) from error
             case OpenFile() | Close():
                 pass
             case _:
                 raise InputError("a directory cannot be written to a stream", hint="name an output path, or a file inside it")
 
 
+def _disk_error(what: str, error: OSError) -> StorageError:
+    return (DiskFullError if error.errno in _FULL else StorageError)(f"{what}: {error.strerror}")
+
+
 def _is_directory(path: Path) -> bool:
     return stat.S_ISDIR(os.lstat(path).st_mode)
-
-
-def _remove(path: Path) -> None:
-    """Remove what is left, following nothing. What cannot be removed is only litter."""
-    try:
-        mode = os.lstat(path).st_mode
-    except OSError:
-        return
-    if stat.S_ISDIR(mode):
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

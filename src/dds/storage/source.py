@@ -35,7 +35,7 @@ from dds.content.builder import (
 )
 from dds.content.chunking import FIXED, make_chunker
 from dds.content.expand import DIRECTORY_DEPTH_MAX
-from dds.primitives.cid import CID
+from dds.primitives.cid import CID, RAW
 from dds.primitives.errors import DDSError, InputError, SourceChangedError
 from dds.primitives.units import CHUNK_BYTES
 
@@ -89,23 +89,15 @@ def measure_dag(path: Path, options: SourceOptions | None = None) -> BuiltTree:
     return _Walk(path, options or SourceOptions(), SizeOnly()).run()
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """A directory's entry, as listed."""
-
-    name: bytes
-    mode: int  # its type bits only
-
-
 class _Frame:
     """A directory that is being read: `todo` in the order that its builder wants, or any when only sizes count."""
 
     __slots__ = ("before", "builder", "built", "entries", "name", "return_fd", "todo")
 
-    def __init__(self, name: bytes, before: os.stat_result, entries: dict[bytes, _Found], return_fd: int | None) -> None:
+    def __init__(self, name: bytes, before: os.stat_result, entries: dict[bytes, int], return_fd: int | None) -> None:
         self.name = name
         self.before = before
-        self.entries = entries
+        self.entries = entries  # name to the type bits of its mode
         self.return_fd = return_fd  # the parent, where ".." does not lead back: behind a symbolic link
         self.builder: DirectoryBuilder | None = None
         self.built: dict[bytes, Built] = {}
@@ -127,7 +119,8 @@ class _Walk:
     def run(self) -> BuiltTree:
         make_chunker(self._options.chunker)  # a wrong name shows before any work
         try:
-            root = self._run_at(None, os.fsencode(self._path))
+            name = os.fsencode(self._path)
+            root = self._run_at(None, name, self._mode(name))
         finally:
             self._close_all()
         return BuiltTree(root, self._files, self._directories, self._symlinks, self._content_bytes)
@@ -143,10 +136,10 @@ class _Walk:
             self._close_all()
         return [(name, built.tsize) for name, built in frame.built.items()]
 
-    def _run_at(self, directory_fd: int | None, name: bytes, found: _Found | None = None) -> Built:
+    def _run_at(self, directory_fd: int | None, name: bytes, mode: int) -> Built:
         """Build one thing to the end, with all that is below it."""
         floor = len(self._frames)
-        built = self._entry(directory_fd, name, self._mode(directory_fd, name) if found is None else found.mode)
+        built = self._entry(directory_fd, name, mode)
         while len(self._frames) > floor:
             frame = self._frames[-1]
             below = next(frame.todo, None)
@@ -154,7 +147,7 @@ class _Walk:
                 built = self._leave()
                 if len(self._frames) > floor:
                     self._add(self._frames[-1], frame.name, built)
-            elif (leaf := self._entry(self._cwd, below, frame.entries[below].mode)) is not None:
+            elif (leaf := self._entry(self._cwd, below, frame.entries[below])) is not None:
                 self._add(frame, below, leaf)
         assert built is not None
         return built
@@ -176,10 +169,9 @@ class _Walk:
             return None
         raise InputError(f"{self._where(name)} is {_kind(mode)}: only files, directories and symbolic links can be stored")
 
-    def _mode(self, directory_fd: int | None, name: bytes) -> int:
+    def _mode(self, name: bytes) -> int:
         try:
-            follow = self._options.follow_symlinks
-            return stat.S_IFMT(os.stat(name, dir_fd=directory_fd, follow_symlinks=follow).st_mode)
+            return stat.S_IFMT(os.stat(name, follow_symlinks=self._options.follow_symlinks).st_mode)
         except OSError as error:
             raise self._refused(name, error) from error
 
@@ -200,7 +192,7 @@ class _Walk:
             if not stat.S_ISREG(before.st_mode):
                 raise SourceChangedError(f"{self._where(name)} was a file and no longer is one")
             if self._measuring and self._options.chunker == FIXED:
-                built = Built(self._out.emit(b"", 0x55), fixed_file_tsize(before.st_size), before.st_size)
+                built = Built(self._out.emit(b"", RAW), fixed_file_tsize(before.st_size), before.st_size)
             else:
                 built = self._read(fd, name)
             if _state(before) != _state(os.fstat(fd)) or built.filesize != before.st_size:
@@ -246,18 +238,18 @@ class _Walk:
             frame.builder = DirectoryBuilder(self._out, entries, sharded=self._is_sharded(frame))
             frame.todo = iter(frame.builder.order)
 
-    def _list(self, fd: int, name: bytes) -> dict[bytes, _Found]:
-        follow = self._options.follow_symlinks
-        entries: dict[bytes, _Found] = {}
-        self._listing = name
+    def _list(self, fd: int, name: bytes) -> dict[bytes, int]:
+        entries: dict[bytes, int] = {}
+        at = name
         try:
             with os.scandir(fd) as listing:
                 for entry in listing:
                     entry_name = os.fsencode(entry.name)
                     if self._options.hidden or not entry_name.startswith(b"."):
-                        entries[entry_name] = _Found(entry_name, _mode_of(entry, follow))
+                        at = os.path.join(name, entry_name)
+                        entries[entry_name] = _mode_of(entry, self._options.follow_symlinks)
         except OSError as error:
-            raise self._refused(name, error) from error
+            raise self._refused(at, error) from error
         return entries
 
     def _way_back(self, directory_fd: int | None, name: bytes, entered: os.stat_result) -> int | None:
@@ -286,10 +278,7 @@ class _Walk:
         frame = self._frames[-1]
         if _state(frame.before) != _state(os.fstat(self._cwd)):
             raise SourceChangedError(f"the directory {self._where()} changed while it was read", path=self._where())
-        if frame.builder is None:
-            built = build_directory(self._out, frame.built)
-        else:
-            built = frame.builder.finish()
+        built = frame.builder.finish() if frame.builder else build_directory(self._out, frame.built)
         self._frames.pop()
         self._go_back(frame)
         return built
