@@ -326,7 +326,7 @@ def _check_addresses(path: Path, nodes: tuple[str, ...], hosts: tuple[str, ...])
         raise ConfigError(f"{path}: {error.message}", hint=error.hint) from None
 
 
-def _toml(path: Path, config: ClientConfig | NodeConfig) -> bytes:
+def _toml(path: Path, config: C) -> bytes:
     table = dataclasses.asdict(config)
     _convert(path, table, type(config))  # what is written can be read again
     return "".join(f"{key} = {_toml_value(value)}\n" for key, value in table.items()).encode()
