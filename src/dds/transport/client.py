@@ -1,0 +1,341 @@
+"""The client of a node: dials peers by NodeID, bounds what they may send and how long they may take.
+
+Decides: which address of a peer is dialled, what is accepted as an answer, which error a failure becomes. Does not decide whom
+to ask, nor whether bytes are the right bytes (content hashes do).
+
+Every connection is to a NodeID, proven by key (tls.py), whatever address it goes through; the pool is keyed by NodeID. A peer
+that is slow, floods, lies about lengths, compresses or speaks nonsense costs at most the time and bytes that the caller named.
+
+Source: docs/spec/identity.md; RFC 9110, RFC 9112.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import aiohttp
+import msgspec
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.http_exceptions import ContentLengthError
+from yarl import URL
+
+from dds.primitives.errors import InputError, PeerProtocolError, PeerRefused, PeerTimeout, PeerUnreachable
+from dds.primitives.ids import NodeID, id_text
+from dds.primitives.keys import SigningKey
+from dds.transport.bandwidth import PIECE_BYTES, Bandwidth
+from dds.transport.bodies import read_sized
+from dds.transport.certificate import host_name, parse_host_name
+from dds.transport.limits import ERROR_BODY_BYTES_MAX, HEADER_LINE_BYTES_MAX, ClientLimits, Traffic
+from dds.transport.routes import MSGPACK, NETWORK_HEADER, OCTETS
+from dds.transport.tls import client_context
+from dds.wire.errors import ErrorReply
+
+Address = tuple[str, int]
+Reply = TypeVar("Reply", bound=msgspec.Struct)
+
+READ_AHEAD_BYTES: Final = 64 * 1024
+_PATH: Final = re.compile(r"/[!-~]*")
+_HOST_CHARS_MAX: Final = 253
+
+
+class AddressBook(AbstractResolver):
+    """Where nodes were last heard of. For aiohttp it is the resolver of `<NodeID>.dds.invalid`."""
+
+    def __init__(self, limits: ClientLimits) -> None:
+        self._limits = limits
+        self._addresses: dict[NodeID, tuple[Address, ...]] = {}
+
+    def learn(self, node_id: NodeID, addresses: Sequence[Address]) -> None:
+        """Replace what is known of a node. Addresses are tried in order."""
+        for host, port in addresses:
+            if not 0 < port < 0x10000 or not 0 < len(host) <= _HOST_CHARS_MAX:
+                raise InputError(f"not an address: {host[:64]!r} port {port}")
+        self._addresses.pop(node_id, None)
+        self._addresses[node_id] = tuple(addresses[: self._limits.addresses_per_peer_max])
+        if len(self._addresses) > self._limits.peers_max:
+            del self._addresses[next(iter(self._addresses))]
+
+    def known(self, node_id: NodeID) -> tuple[Address, ...]:
+        return self._addresses.get(node_id, ())
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
+        results: list[ResolveResult] = []
+        failure = OSError("no address of this node is known")
+        for name, its_port in self.known(parse_host_name(host)):
+            try:
+                results += await _look_up(host, name, its_port, family)
+            except OSError as error:
+                failure = error
+        if not results:
+            raise failure
+        return results
+
+    async def close(self) -> None:
+        self._addresses.clear()
+
+
+async def _look_up(host: str, name: str, port: int, family: int) -> list[ResolveResult]:
+    """`name` is an IP address (no look-up is made) or a host name."""
+    found = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM, family=family)
+    return [
+        ResolveResult(hostname=host, host=str(address[0]), port=port, family=its_family, proto=protocol, flags=0)
+        for its_family, _, protocol, _, address in found
+    ]
+
+
+class PeerClient:
+    """`async with PeerClient(key, network=...) as client`. Methods may be cancelled at any moment; a request cut off takes its
+    connection with it. All raise PeerUnreachable, PeerTimeout, PeerRefused or PeerProtocolError, which name the peer.
+    """
+
+    def __init__(
+        self,
+        key: SigningKey | None,
+        *,
+        network: str,
+        limits: ClientLimits | None = None,
+        bandwidth: Bandwidth | None = None,
+    ) -> None:
+        self.counters: dict[NodeID, Traffic] = {}
+        self.forgotten = Traffic()  # of peers that were dropped from `counters`, so that totals stay true
+        self._limits = limits or ClientLimits()
+        self._bandwidth = bandwidth or Bandwidth()
+        self._book = AddressBook(self._limits)
+        self._network = network
+        self._key = key
+
+    async def __aenter__(self) -> Self:
+        limits = self._limits
+        connector = aiohttp.TCPConnector(
+            ssl=client_context(self._key),
+            resolver=self._book,
+            use_dns_cache=False,
+            limit=limits.connections_max,
+            limit_per_host=limits.connections_per_peer_max,
+            keepalive_timeout=limits.idle_timeout_s,
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_timeout_s),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={NETWORK_HEADER: self._network, "Accept-Encoding": "identity"},
+            skip_auto_headers=("User-Agent", "Accept"),
+            auto_decompress=False,
+            read_bufsize=READ_AHEAD_BYTES,
+            max_line_size=HEADER_LINE_BYTES_MAX,
+            max_field_size=HEADER_LINE_BYTES_MAX,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    def learn(self, node_id: NodeID, addresses: Sequence[Address]) -> None:
+        """Where to dial a node: (IPv4, IPv6 or host name, port), in order of preference; replaces what was known.
+
+        Raises:
+            InputError: a port or host name that can't be.
+        """
+        self._book.learn(node_id, addresses)
+
+    def known(self, node_id: NodeID) -> tuple[Address, ...]:
+        return self._book.known(node_id)
+
+    def total(self) -> Traffic:
+        """Traffic with all peers together."""
+        total = Traffic()
+        for traffic in (self.forgotten, *self.counters.values()):
+            total.add(traffic)
+        return total
+
+    # ---- requests
+
+    async def get(
+        self, node_id: NodeID, path: str, *, range: tuple[int, int] | None = None, max_bytes: int, timeout_s: float
+    ) -> bytes:
+        """The body under `path`, of at most `max_bytes`; with `range` = (start, stop) exactly those bytes of it."""
+        headers: dict[str, str] = {}
+        if range is not None:
+            assert 0 <= range[0] < range[1]
+            headers["Range"] = f"bytes={range[0]}-{range[1] - 1}"
+            max_bytes = min(max_bytes, range[1] - range[0])
+        async with self._exchange(node_id, "GET", path, headers, None, timeout_s) as (response, traffic):
+            body = await self._body(node_id, response, max_bytes, traffic)
+            if range is not None and (response.status != 206 or len(body) != range[1] - range[0]):
+                raise PeerProtocolError("the answer is not the range that was asked for", peer=id_text(node_id))
+            return body
+
+    async def put(
+        self,
+        node_id: NodeID,
+        path: str,
+        body: bytes | memoryview,
+        *,
+        headers: Mapping[str, str] | None = None,
+        max_bytes: int = 64 * 1024,
+        timeout_s: float,
+    ) -> bytes:
+        """Store `body` under `path`; returns the answer's body, of at most `max_bytes`."""
+        sent = {"Content-Type": OCTETS, **(headers or {})}
+        async with self._exchange(node_id, "PUT", path, sent, body, timeout_s) as (response, traffic):
+            return await self._body(node_id, response, max_bytes, traffic)
+
+    async def call(
+        self,
+        node_id: NodeID,
+        path: str,
+        message: msgspec.Struct,
+        reply_type: type[Reply],
+        *,
+        max_bytes: int,
+        timeout_s: float,
+    ) -> Reply:
+        """POST a msgpack struct, get one back. Not repeated on a lost connection: the peer may have acted."""
+        encoded = msgspec.msgpack.encode(message)
+        async with self._exchange(node_id, "POST", path, {"Content-Type": MSGPACK}, encoded, timeout_s) as (response, traffic):
+            body = await self._body(node_id, response, max_bytes, traffic)
+        try:
+            return msgspec.msgpack.decode(body, type=reply_type)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise PeerProtocolError(f"not a {reply_type.__name__}: {error}", peer=id_text(node_id)) from None
+
+    # ---- one exchange
+
+    @asynccontextmanager
+    async def _exchange(
+        self,
+        node_id: NodeID,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes | memoryview | None,
+        timeout_s: float,
+    ) -> AsyncIterator[tuple[aiohttp.ClientResponse, Traffic]]:
+        """A request and its checked head; the body is still to be read inside. Translates every failure."""
+        if _PATH.fullmatch(path) is None:
+            raise InputError(f"not a path: {path[:80]!r}")
+        url = URL(f"https://{host_name(node_id)}{path}", encoded=True)
+        traffic = self._traffic(node_id)
+        traffic.requests += 1
+        done = False
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self._session.request(
+                    method, url, headers=headers, data=self._payload(body, traffic), allow_redirects=False
+                ) as response,
+            ):
+                await self._check_head(node_id, response, traffic)
+                yield response, traffic
+            done = True
+        except TimeoutError as error:
+            raise _timeout(node_id, error, timeout_s) from None
+        except aiohttp.ClientError as error:
+            raise _translated(node_id, error) from None
+        finally:
+            traffic.failures += not done
+
+    def _payload(self, body: bytes | memoryview | None, traffic: Traffic) -> aiohttp.Payload | None:
+        return None if body is None else _Outgoing(body, self._bandwidth, traffic)
+
+    async def _check_head(self, node_id: NodeID, response: aiohttp.ClientResponse, traffic: Traffic) -> None:
+        peer = id_text(node_id)
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise PeerProtocolError("the answer has a content encoding", peer=peer)
+        if response.headers.get(NETWORK_HEADER, self._network) != self._network and response.status < 300:
+            raise PeerProtocolError("the peer belongs to another network", peer=peer)
+        if response.status >= 300:
+            raise await self._refusal(node_id, response, traffic)
+
+    async def _refusal(self, node_id: NodeID, response: aiohttp.ClientResponse, traffic: Traffic) -> PeerRefused:
+        try:
+            body = await self._body(node_id, response, ERROR_BODY_BYTES_MAX, traffic)
+            reply = msgspec.msgpack.decode(body, type=ErrorReply)
+        except (PeerProtocolError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            reply = ErrorReply(f"http-{response.status}", f"refused with status {response.status}")
+        return PeerRefused(
+            reply.message, peer=id_text(node_id), status=response.status, remote_code=reply.code, hint=reply.hint
+        )
+
+    async def _body(self, node_id: NodeID, response: aiohttp.ClientResponse, max_bytes: int, traffic: Traffic) -> bytes:
+        """The whole body; more than `max_bytes`, announced or not, is a fault of the peer."""
+        content = response.content
+        declared = response.content_length
+        too_much = PeerProtocolError(f"the answer is larger than {max_bytes} bytes", peer=id_text(node_id))
+        if declared is not None and declared > max_bytes:
+            raise too_much
+        try:
+            if declared and self._bandwidth.down.is_open:
+                return await read_sized(content, declared)
+            pieces: list[bytes] = []
+            size = 0
+            while piece := await content.readany():
+                size += len(piece)
+                if size > max_bytes:
+                    raise too_much
+                pieces.append(piece)
+                await self._bandwidth.down.take(len(piece))
+            return b"".join(pieces)
+        finally:
+            traffic.received_bytes += content.total_bytes
+
+    def _traffic(self, node_id: NodeID) -> Traffic:
+        traffic = self.counters.get(node_id)
+        if traffic is None:
+            traffic = self.counters[node_id] = Traffic()
+            if len(self.counters) > self._limits.peers_max:
+                self.forgotten.add(self.counters.pop(next(iter(self.counters))))
+        return traffic
+
+
+class _Outgoing(aiohttp.Payload):
+    """A request body that is written in one go, or in pieces when there is a cap, and counted as it is written."""
+
+    def __init__(self, body: bytes | memoryview, bandwidth: Bandwidth, traffic: Traffic) -> None:
+        super().__init__(body, content_type=OCTETS)
+        self._body = body
+        self._gate = bandwidth.up
+        self._traffic = traffic
+        self._size = len(body)
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return bytes(self._body).decode(encoding, errors)
+
+    async def write(self, writer: aiohttp.abc.AbstractStreamWriter) -> None:
+        if self._gate.is_open:
+            self._traffic.sent_bytes += len(self._body)
+            await writer.write(self._body)
+            return
+        view = memoryview(self._body)
+        for start in range(0, len(view), PIECE_BYTES):
+            piece = view[start : start + PIECE_BYTES]
+            await self._gate.take(len(piece))
+            self._traffic.sent_bytes += len(piece)
+            await writer.write(piece)
+            await writer.drain()
+
+
+def _timeout(node_id: NodeID, error: TimeoutError, timeout_s: float) -> PeerTimeout | PeerUnreachable:
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return PeerUnreachable("no connection in time", peer=id_text(node_id))
+    return PeerTimeout(f"no whole answer within {timeout_s:g} s", peer=id_text(node_id))
+
+
+def _translated(node_id: NodeID, error: aiohttp.ClientError) -> PeerUnreachable | PeerProtocolError:
+    """Whose fault a failure is. Somebody else answering at a node's address is not the node's fault."""
+    peer = id_text(node_id)
+    if isinstance(error, aiohttp.ClientSSLError):
+        return PeerUnreachable("what answers there has not this node's key", peer=peer, detail=str(error)[:200])
+    if isinstance(error, aiohttp.ClientPayloadError) and isinstance(error.__cause__, ContentLengthError):
+        return PeerUnreachable("went away in the middle of an answer", peer=peer)
+    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ClientResponseError):
+        return PeerProtocolError(f"the answer is not HTTP as it should be: {error}"[:200], peer=peer)
+    return PeerUnreachable(f"cannot be reached: {error}"[:200], peer=peer)
