@@ -14,10 +14,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from dds.content.block import Built
 from dds.content.builder import (
@@ -33,7 +33,7 @@ from dds.content.builder import (
     needs_shards,
     needs_shards_by_names,
 )
-from dds.content.chunking import FIXED, make_chunker
+from dds.content.chunking import FIXED, Chunker, make_chunker
 from dds.content.expand import DIRECTORY_DEPTH_MAX
 from dds.primitives.cid import CID, RAW
 from dds.primitives.errors import DDSError, InputError, SourceChangedError
@@ -76,6 +76,22 @@ def build_dag(path: Path, options: SourceOptions, sink: Sink) -> BuiltTree:
         SourceChangedError: something changed while it was read.
     """
     return _Walk(path, options, PostOrder(sink)).run()
+
+
+def build_stream(stream: BinaryIO, options: SourceOptions, sink: Sink) -> BuiltTree:
+    """Build the DAG of one file from a stream of unknown length, for example standard input; like `build_dag` otherwise."""
+    built = _build_file(stream.read, make_chunker(options.chunker), PostOrder(sink))
+    return BuiltTree(built, 1, 0, 0, built.filesize)
+
+
+def _build_file(read: Callable[[int], bytes], chunker: Chunker, out: Output) -> Built:
+    builder = FileBuilder(out)
+    while data := read(CHUNK_BYTES):
+        for chunk in chunker.feed(data):
+            builder.add(chunk)
+    for chunk in chunker.finish():
+        builder.add(chunk)
+    return builder.finish()
 
 
 def compute_cid(path: Path, options: SourceOptions | None = None) -> CID:
@@ -204,16 +220,10 @@ class _Walk:
         return built
 
     def _read(self, fd: int, name: bytes) -> Built:
-        chunker, builder = make_chunker(self._options.chunker), FileBuilder(self._out)
         try:
-            while data := os.read(fd, CHUNK_BYTES):
-                for chunk in chunker.feed(data):
-                    builder.add(chunk)
+            return _build_file(lambda size: os.read(fd, size), make_chunker(self._options.chunker), self._out)
         except OSError as error:
             raise self._refused(name, error) from error
-        for chunk in chunker.finish():
-            builder.add(chunk)
-        return builder.finish()
 
     # --- directories ------------------------------------------------------------------------------------------------------
 

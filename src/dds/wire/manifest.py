@@ -154,11 +154,9 @@ def decode_manifest(payload: bytes) -> Manifest:
     )
 
 
-def encode_section(body: Body) -> bytes:
-    """A section's block bytes; its CID is `section_cid`."""
-    raw = encode_dag_cbor(body.to_plain())
-    assert len(raw) <= SECTION_BYTES_MAX
-    return raw
+def encode_body(body: Body) -> bytes:
+    """A body's bytes. Those of a section are its block (`section_cid`), and then have at most SECTION_BYTES_MAX."""
+    return encode_dag_cbor(body.to_plain())
 
 
 def section_cid(raw: bytes) -> CID:

@@ -1,0 +1,103 @@
+"""The client: what programs and the command line use to put and get content.
+
+async with open_client(Home.open()) as client:
+    result = await client.put(Path("site"), PutOptions())
+    await client.get(result.content, Path("copy"))
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from dds.primitives.cid import CID
+from dds.primitives.errors import InputError
+from dds.runtime.get import Reading
+from dds.runtime.network import Network, open_network
+from dds.runtime.put import Put
+from dds.runtime.results import ContentStat, Entry, GetResult, Progress, PutOptions, PutResult
+from dds.storage.catalog import Catalog
+from dds.storage.home import Home
+
+
+def _silent(progress: Progress) -> None:
+    """Nobody is watching."""
+
+
+class Client:
+    """One session: connections, known nodes and the home's catalog are shared by all operations."""
+
+    def __init__(self, network: Network, catalog: Catalog, home: Home) -> None:
+        self.network = network
+        self._catalog, self._home = catalog, home
+
+    async def put(
+        self,
+        source: Path | BinaryIO,
+        options: PutOptions | None = None,
+        progress: Callable[[Progress], None] = _silent,
+        *,
+        total_bytes: int | None = None,
+    ) -> PutResult:
+        """Store a file, directory or stream; returns when every fragment has a durable receipt.
+
+        Raises:
+            InputError, SourceChangedError: about the source or the options.
+            NotEnoughNodes: too few nodes took their fragments; running it again resumes where it stopped.
+        """
+        put = Put(self.network, self._catalog, self._home.spool_dir, options or PutOptions(), progress)
+        return await put.run(source, total_bytes)
+
+    async def get(
+        self,
+        content: CID,
+        out: Path | BinaryIO,
+        *,
+        path: str = "",
+        byte_range: tuple[int, int | None] | None = None,
+        overwrite: bool = False,
+        progress: Callable[[Progress], None] = _silent,
+    ) -> GetResult:
+        """Fetch content, or what lies at `path` in it, or bytes [a, b) of one file.
+
+        Raises:
+            InputError: no such path, an output that exists, a range of a directory.
+            NotFoundError: nobody has it. NotEnoughFragments: too many holders are gone.
+            FormatError, IntegrityError: no manifest gives what the ContentID says.
+        """
+        if byte_range is not None and byte_range[1] is not None and byte_range[1] <= byte_range[0]:
+            raise InputError(f"not a range: {byte_range[0]}-{byte_range[1] - 1}")
+        reading = self._reading(content, progress)
+        if isinstance(out, Path):
+            return await reading.to_path(out, path, byte_range, overwrite=overwrite)
+        return await reading.to_stream(out, path, byte_range)
+
+    async def ls(self, content: CID, path: str = "") -> list[Entry]:
+        """A directory's entries."""
+        return await self._reading(content, _silent).entries(path)
+
+    async def stat(self, content: CID) -> ContentStat:
+        """Sizes, savings, segments and how many of their fragments are live."""
+        return await self._reading(content, _silent).stat()
+
+    def _reading(self, content: CID, progress: Callable[[Progress], None]) -> Reading:
+        return Reading(self.network, content, self._catalog.content_holders(content), progress)
+
+
+@asynccontextmanager
+async def open_client(home: Home) -> AsyncIterator[Client]:
+    """A session of this home.
+
+    Raises:
+        ConfigError: the home is not set up. UnavailableError: no bootstrap node answers.
+    """
+    config, key = home.client_config(), home.identity()
+    catalog = await asyncio.to_thread(Catalog, home.catalog_file)
+    try:
+        async with open_network(key, config) as network:
+            yield Client(network, catalog, home)
+    finally:
+        catalog.close()

@@ -1,0 +1,144 @@
+"""Blocks of one content, by reference: which segment and entry holds a block, then its bytes.
+
+A manifest lists runs of entries by their position in the DAG's post-order walk, so the run that should hold a block is found
+by bisection and only that segment's index is loaded. A block that repeats is stored once, at its first position; one that is
+not where its position says is looked for in the other segments, loaded ones first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Final
+
+from dds.content.block import Ref
+from dds.primitives.cid import CID, cid_text, matches
+from dds.primitives.errors import FormatError, NotFoundError
+from dds.primitives.ids import SegmentID
+from dds.runtime.fetcher import Fetcher
+from dds.runtime.resolver import Found, Resolver
+from dds.runtime.segments import Segment
+from dds.runtime.tasks import gather_all
+from dds.wire.manifest import Body, Run, SegmentRow, decode_section
+from dds.wire.segment import Entry
+
+SECTIONS_CACHED_MAX: Final = 64  # 16 MiB of manifest sections
+SEGMENTS_CACHED_MAX: Final = 512  # loaded indexes; about 60 KB each at 1 MiB chunks
+
+
+class ContentBlocks:
+    """The blocks that one manifest says make up a content."""
+
+    def __init__(self, found: Found, resolver: Resolver, fetcher: Fetcher) -> None:
+        self.found = found
+        self._resolver, self._fetcher = resolver, fetcher
+        self._segments: dict[SegmentID, asyncio.Task[Segment]] = {}
+        self._loading: dict[SegmentID, asyncio.Lock] = {}
+        self._sections: dict[CID, Body] = {}
+        manifest = found.manifest
+        self._section_starts = [section.position for section in manifest.sections]
+
+    async def fetch(self, refs: Sequence[Ref]) -> list[bytes]:
+        """Verified bytes of the blocks, in order; blocks of one segment are fetched together.
+
+        Raises:
+            NotFoundError: the manifest does not hold a block that the DAG needs.
+            NotEnoughFragments, IntegrityError: see Fetcher.
+        """
+        places = [await self._locate(ref) for ref in refs]
+        groups: dict[SegmentID, list[int]] = {}
+        for at, (segment, _) in enumerate(places):
+            groups.setdefault(segment.segment_id, []).append(at)
+        reads = [self._fetcher.blocks(places[group[0]][0], [places[at][1] for at in group]) for group in groups.values()]
+        blocks: list[bytes] = [b""] * len(refs)
+        for group, got in zip(groups.values(), await gather_all(reads), strict=True):
+            for at, block in zip(group, got, strict=True):
+                blocks[at] = block
+        return blocks
+
+    async def segments(self) -> list[Segment]:
+        """Every segment the content uses, records loaded, indexes not."""
+        bodies = [await self._body(at) for at in range(len(self._section_starts))] or [self.found.manifest.body]
+        rows = {row.segment_id: row for body in (*bodies, self.found.manifest.meta) for row in body.segments}
+        return await gather_all([self._segment(row) for row in rows.values()])
+
+    # -- where a block is -------------------------------------------------------------------------------------------------
+
+    async def _locate(self, ref: Ref) -> tuple[Segment, Entry]:
+        for body, run in await self._likely(ref):
+            segment = await self._loaded(body.segments[run.segment])
+            entry = segment.entry_of(ref.cid)
+            if entry is not None:
+                return segment, entry
+        return await self._search(ref.cid)
+
+    async def _likely(self, ref: Ref) -> list[tuple[Body, Run]]:
+        """The run that the block's position points to. A block is the last of its subtree in post-order."""
+        if ref.start is None or ref.tsize is None:
+            return []
+        last = ref.start + max(ref.tsize, 1) - 1
+        body = self.found.manifest.body
+        if self._section_starts:
+            body = await self._body(max(0, bisect_right(self._section_starts, last) - 1))
+        at = bisect_right([run.position for run in body.runs], last) - 1
+        return [(body, body.runs[at])] if at >= 0 else []
+
+    async def _search(self, cid: CID) -> tuple[Segment, Entry]:
+        """Look everywhere the manifest names: indexes already loaded, then the others one by one."""
+        for task in list(self._segments.values()):
+            if task.done() and not task.cancelled() and task.exception() is None:
+                entry = task.result().entry_of(cid)
+                if entry is not None:
+                    return task.result(), entry
+        for at in range(max(1, len(self._section_starts))):
+            body = await self._body(at) if self._section_starts else self.found.manifest.body
+            for row in body.segments:
+                segment = await self._loaded(row)
+                entry = segment.entry_of(cid)
+                if entry is not None:
+                    return segment, entry
+        raise NotFoundError(f"the manifest does not say where block {cid_text(cid)} is", hint="its publisher made it wrongly")
+
+    # -- what is loaded once ----------------------------------------------------------------------------------------------
+
+    async def _loaded(self, row: SegmentRow) -> Segment:
+        """The segment with its index; loaded once however many blocks ask for it at the same time."""
+        segment = await self._segment(row)
+        if segment.entries is None:
+            async with self._loading.setdefault(row.segment_id, asyncio.Lock()):
+                if segment.entries is None:
+                    await self._fetcher.index(segment)
+            self._loading.pop(row.segment_id, None)
+        return segment
+
+    async def _segment(self, row: SegmentRow) -> Segment:
+        task = self._segments.get(row.segment_id)
+        if task is None:
+            if len(self._segments) >= SEGMENTS_CACHED_MAX:
+                self._segments.pop(next(iter(self._segments)))
+            task = asyncio.create_task(self._resolver.segment(row, self.found))
+            self._segments[row.segment_id] = task
+        return await asyncio.shield(task)
+
+    async def _body(self, at: int) -> Body:
+        """A section's body, read from the meta segments like any block."""
+        section = self.found.manifest.sections[at]
+        body = self._sections.get(section.cid)
+        if body is None:
+            raw = await self._section_bytes(section.cid)
+            if not matches(section.cid, raw):
+                raise FormatError("a manifest section that is not what its root names")
+            body = decode_section(raw)
+            if len(self._sections) >= SECTIONS_CACHED_MAX:
+                self._sections.pop(next(iter(self._sections)))
+            self._sections[section.cid] = body
+        return body
+
+    async def _section_bytes(self, cid: CID) -> bytes:
+        for row in self.found.manifest.meta.segments:
+            segment = await self._loaded(row)
+            entry = segment.entry_of(cid)
+            if entry is not None:
+                return (await self._fetcher.blocks(segment, [entry]))[0]
+        raise NotFoundError(f"manifest section {cid_text(cid)} is in none of the segments that its root names")

@@ -1,0 +1,284 @@
+"""A client's view of the network: connections, known nodes, what the DHT says, and how each node has behaved.
+
+Starts from the bootstrap list: a few of those nodes are asked for the signed records of all they know (one request each); the
+DHT is joined only when something must be looked up or announced. Nothing learned here is believed beyond being asked: records
+are signed by whom they are about, and bytes are checked by their hashes elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, TypeVar
+
+from dds.placement.draw import WEIGHT_MAX, Candidate
+from dds.primitives.cid import CID
+from dds.primitives.errors import DDSError, FormatError, UnavailableError
+from dds.primitives.ids import NodeID, SegmentID, id_text
+from dds.primitives.keys import SigningKey
+from dds.primitives.units import MIB
+from dds.protocol.ranking import NodeRanking
+from dds.runtime.tasks import gather_all
+from dds.storage.home import ClientConfig, parse_host_port, parse_node_address
+from dds.transport.client import PeerClient
+from dds.transport.dht import DHTNode, ValueType
+from dds.wire.api import PEERS_REPLY_BYTES_MAX, PeersReply
+from dds.wire.codec import Message, decode
+from dds.wire.discovery import (
+    CONTENT_ANNOUNCE,
+    CONTENT_PROVIDER,
+    HOLDERS_MAX,
+    NODE,
+    PROVIDER_LIFETIME_MS,
+    RECORD_VERSION,
+    SEGMENT_PROVIDER,
+    ContentAnnounce,
+    Kind,
+    NodeRecord,
+    Place,
+    R,
+    content_place,
+    is_current,
+    open_record,
+    parse_address,
+    seal,
+    segment_place,
+    sign_record,
+    unseal,
+)
+
+log = logging.getLogger(__name__)
+M = TypeVar("M", bound=Message)
+
+PEX_ASKED_MAX: Final = 3  # bootstrap nodes asked for their peers
+PEX_TIMEOUT_S: Final = 3.0
+NODES_MAX: Final = 4096
+DHT_TIMEOUT_S: Final = 3.0
+DHT_VALUES_MAX: Final = 48
+ANNOUNCE_TIMEOUT_S: Final = 5.0
+STORING_ROLES: Final = frozenset({"ssn"})
+
+
+class Network:
+    """Use `open_network`. `client` and `ranking` are shared by everything that asks nodes."""
+
+    def __init__(self, key: SigningKey, config: ClientConfig, client: PeerClient) -> None:
+        self.key, self.name, self.client = key, config.network, client
+        self.ranking = NodeRanking()
+        self.turn = 0  # spreads small reads over their copies
+        self._config = config
+        self._nodes: dict[NodeID, NodeRecord] = {}
+        self._bootstrap: list[NodeID] = []
+        self._dht: asyncio.Task[DHTNode | None] | None = None
+        self._announcing: set[asyncio.Task[None]] = set()
+
+    # -- starting and stopping --------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Learn who is there.
+
+        Raises:
+            UnavailableError: none of the bootstrap nodes answers.
+        """
+        for text in self._config.bootstrap:
+            node, host, port = parse_node_address(text)
+            self.client.learn(node, [(host, port)])
+            self._bootstrap.append(node)
+        await self.refresh()
+
+    async def refresh(self) -> None:
+        """Ask bootstrap nodes, in turn until PEX_ASKED_MAX have answered, for the node records that they know."""
+        waiting = list(self._bootstrap)
+        answered = 0
+        while waiting and answered < PEX_ASKED_MAX:
+            batch, waiting = waiting[: PEX_ASKED_MAX - answered], waiting[PEX_ASKED_MAX - answered :]
+            answered += sum(await gather_all([self._exchange_peers(node) for node in batch]))
+        if self._bootstrap and not answered:
+            raise UnavailableError(
+                f"none of the {len(self._bootstrap)} bootstrap nodes of network {self.name!r} answers",
+                hint="is the network up? `dds devnet status`, `dds doctor`",
+            )
+
+    async def _exchange_peers(self, node: NodeID) -> bool:
+        try:
+            reply = await self.fetch(node, "/v1/peers", PeersReply, max_bytes=PEERS_REPLY_BYTES_MAX, timeout_s=PEX_TIMEOUT_S)
+        except DDSError as error:
+            log.info("bootstrap node %s does not answer: %s", id_text(node), error.message)
+            return False
+        for raw in reply.records:
+            self._learn(raw)
+        return True
+
+    def _learn(self, raw: bytes) -> None:
+        with contextlib.suppress(FormatError):
+            record = open_record(raw, NODE, self.name)
+            node = NodeID(record.node_id)
+            known = self._nodes.get(node)
+            fresh = known is None or record.seq > known.seq
+            if fresh and is_current(record, NODE, self.now_ms()) and (known or len(self._nodes) < NODES_MAX):
+                self._nodes[node] = record
+                self.client.learn(node, [parse_address(address) for address in record.addresses])
+
+    async def stop(self) -> None:
+        """Wait for announcements under way, then leave the DHT."""
+        await asyncio.gather(*self._announcing, return_exceptions=True)
+        if self._dht is not None:
+            dht = await self._dht
+            if dht is not None:
+                await dht.stop()
+
+    # -- who is there -----------------------------------------------------------------------------------------------------
+
+    def known_nodes(self) -> list[NodeID]:
+        return list(dict.fromkeys([*self._nodes, *self._bootstrap]))
+
+    def candidates(self) -> list[Candidate]:
+        """Nodes that store for others and have room, weighted by it."""
+        now = self.now_ms()
+        return [
+            Candidate(node, r.region, r.operator, r.subnet, min(max(r.free_bytes // MIB, 1), WEIGHT_MAX))
+            for node, r in self._nodes.items()
+            if STORING_ROLES.intersection(r.roles) and r.free_bytes > 0 and is_current(r, NODE, now)
+        ]
+
+    def labels(self, node: NodeID) -> tuple[str, str]:
+        """(region, operator) as the node declares them; unknown nodes count as one of their own."""
+        record = self._nodes.get(node)
+        return (record.region, record.operator) if record else (id_text(node), id_text(node))
+
+    def describe(self, node: NodeID) -> str:
+        """For people: the start of the NodeID and where it says it is."""
+        record = self._nodes.get(node)
+        return id_text(node)[:12] + (f" ({record.region}, {record.addresses[0]})" if record and record.addresses else "")
+
+    # -- requests ---------------------------------------------------------------------------------------------------------
+
+    async def fetch(self, node: NodeID, path: str, kind: type[M], *, max_bytes: int, timeout_s: float) -> M:
+        """GET a message.
+
+        Raises:
+            RemoteError: the peer's fault or absence.
+            FormatError: what came is not such a message.
+        """
+        raw = await self.client.get(node, path, max_bytes=max_bytes, timeout_s=timeout_s)
+        return decode(raw, kind, max_bytes=max_bytes)
+
+    def received_bytes(self) -> int:
+        return self.client.total().received_bytes
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    # -- the DHT ----------------------------------------------------------------------------------------------------------
+
+    async def _joined(self) -> DHTNode | None:
+        """Our DHT node, joined at the first use; None where there is no way in."""
+        if self._dht is None:
+            self._dht = asyncio.create_task(self._join())
+        return await asyncio.shield(self._dht)
+
+    async def _join(self) -> DHTNode | None:
+        ways_in = [parse_host_port(text) for text in self._config.dht_bootstrap]
+        if not ways_in:
+            return None
+        dht = DHTNode(self.name)
+        try:
+            await dht.start("127.0.0.1" if _all_loopback(ways_in) else "0.0.0.0", 0, ways_in)  # noqa: S104 - a DHT client must be reachable
+        except DDSError as error:
+            log.warning("the DHT cannot be joined: %s", error.message)
+            return None
+        return dht
+
+    async def _values(self, place: Place) -> list[bytes]:
+        """What the DHT has at a place: sealed, unverified, bounded in number."""
+        dht = await self._joined()
+        if dht is None:
+            return []
+        try:
+            return await dht.get(place.key, limit=DHT_VALUES_MAX, timeout_s=DHT_TIMEOUT_S)
+        except DDSError:
+            return []
+
+    def _records(self, place: Place, values: Sequence[bytes], kind: Kind[R]) -> list[R]:
+        """The verified, current records of one kind among `values`, newest first."""
+        records = [record for value in values if (record := self._opened(place, value, kind)) is not None]
+        return sorted(records, key=lambda record: -record.seq)
+
+    def _opened(self, place: Place, value: bytes, kind: Kind[R]) -> R | None:
+        opened = unseal(place, value)
+        if opened is None or opened[0] != kind.code:
+            return None
+        with contextlib.suppress(FormatError):
+            record = open_record(opened[1], kind, self.name)
+            return record if is_current(record, kind, self.now_ms()) else None
+        return None
+
+    async def content_holders(self, content: CID) -> list[NodeID]:
+        """Nodes that announcements name as holders of the content's manifest, publishers' word first."""
+        place = content_place(self.name, content)
+        values = await self._values(place)
+        announces = self._records(place, values, CONTENT_ANNOUNCE)
+        nodes = [NodeID(holder) for record in announces if record.content == content for holder in record.holders]
+        for provider in self._records(place, values, CONTENT_PROVIDER):
+            if provider.content == content:
+                nodes.append(self._provider(provider.node_id, provider.addresses))
+        return list(dict.fromkeys(nodes))
+
+    async def segment_holders(self, segment_id: SegmentID) -> list[tuple[int, NodeID]]:
+        """(fragment index, node) as the nodes themselves announce."""
+        place = segment_place(self.name, segment_id)
+        records = self._records(place, await self._values(place), SEGMENT_PROVIDER)
+        return [(r.index, self._provider(r.node_id, r.addresses)) for r in records if r.segment_id == segment_id]
+
+    def _provider(self, node_id: bytes, addresses: Sequence[str]) -> NodeID:
+        node = NodeID(node_id)
+        if not self.client.known(node):
+            self.client.learn(node, [parse_address(address) for address in addresses])
+        return node
+
+    async def announce(self, content: CID, holders: Sequence[NodeID]) -> None:
+        """Say in the DHT who holds the manifest. Goes on in the background; `stop` waits for it."""
+        task = asyncio.create_task(self._announce(content, holders))
+        self._announcing.add(task)
+        task.add_done_callback(self._announcing.discard)
+
+    async def _announce(self, content: CID, holders: Sequence[NodeID]) -> None:
+        now = self.now_ms()
+        record = ContentAnnounce(
+            version=RECORD_VERSION,
+            network=self.name,
+            content=content,
+            publisher=self.key.public,
+            holders=list(holders[:HOLDERS_MAX]),
+            seq=now,
+            expires_ms=now + PROVIDER_LIFETIME_MS,
+        )
+        place = content_place(self.name, content)
+        value = seal(place, CONTENT_ANNOUNCE, sign_record(self.key, CONTENT_ANNOUNCE, record))
+        dht = await self._joined()
+        if dht is None:
+            return
+        try:
+            await dht.put(place.key, value, ValueType.PROVIDER, timeout_s=ANNOUNCE_TIMEOUT_S)
+        except DDSError as error:
+            log.warning("the announcement did not get through: %s", error.message)
+
+
+def _all_loopback(addresses: Sequence[tuple[str, int]]) -> bool:
+    return all(host.startswith("127.") or host in ("::1", "localhost") for host, _ in addresses)
+
+
+@asynccontextmanager
+async def open_network(key: SigningKey, config: ClientConfig) -> AsyncIterator[Network]:
+    """A started network; left cleanly whatever happens inside."""
+    async with PeerClient(key, network=config.network) as client:
+        network = Network(key, config, client)
+        try:
+            await network.start()
+            yield network
+        finally:
+            await network.stop()

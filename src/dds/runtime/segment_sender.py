@@ -1,0 +1,280 @@
+"""Performs one segment's upload: SegmentUpload's effects as requests, its events as their outcomes.
+
+Keeps at most `WINDOW_STRIPES` stripes' fragments in memory; the producer waits in `add` while they are on their way. The data
+space is spooled to disk meanwhile, so that a spare that comes in late can be given stripes that have left memory, and so that
+nothing depends on the source staying as it was. The spool is deleted when the segment is done, whatever came of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from dds.erasure.stripes import EncodedStripe, encode_stripe
+from dds.placement.draw import Draw
+from dds.primitives.errors import DDSError, IntegrityError, NotEnoughNodes, PeerRefused, PeerTimeout, PeerUnreachable
+from dds.primitives.ids import FragmentRoot, NodeID, SegmentRoot, UploadID, id_text
+from dds.protocol.upload import Abandon, Commit, Effect, Failed, Failure, Finished, SegmentUpload, Send, Settled
+from dds.runtime.network import Network
+from dds.runtime.spool import Spool
+from dds.wire.api import INLINE_BYTES_MAX, CommitReply, CommitRequest, StagedReply
+from dds.wire.receipts import Receipt, open_receipt
+from dds.wire.segment import EncodingRecord
+
+log = logging.getLogger(__name__)
+
+WINDOW_STRIPES: Final = 3  # stripes whose fragments are kept in memory: 16 MiB each at 10+6
+TICK_S: Final = 0.1
+STAGE_TIMEOUT_S: Final = 30.0
+COMMIT_TIMEOUT_S: Final = 30.0
+CONTROL_TIMEOUT_S: Final = 5.0
+REPLY_BYTES_MAX: Final = 64 << 10
+
+
+@dataclass(slots=True)
+class SegmentOutcome:
+    holders: tuple[NodeID, ...]
+    receipts: list[Receipt]
+    sent_bytes: int
+    replaced: list[tuple[int, NodeID, Failure]]
+
+
+@dataclass(slots=True)
+class _Closing:
+    record: EncodingRecord
+    encoding: bytes
+    root: SegmentRoot
+    manifest: bytes | None
+    inline_from: int  # stripes from here on ride in the commit
+
+
+@dataclass(slots=True)
+class SegmentSender:
+    """One segment on its way to its nodes. Use: `add` stripe by stripe, then `finish`; `cancel` on any other end."""
+
+    network: Network
+    draw: Draw
+    upload_id: UploadID
+    spool_path: Path
+    resume: bool = False  # a broken put left fragments at these nodes
+    on_sent: Callable[[int], None] = lambda count: None
+    _machine: SegmentUpload = field(init=False)
+    _spool: Spool = field(init=False)
+    _stripes: dict[int, EncodedStripe] = field(default_factory=dict)
+    _tasks: dict[tuple[int, NodeID], set[asyncio.Task[None]]] = field(default_factory=dict)
+    _already: dict[NodeID, asyncio.Task[set[bytes]]] = field(default_factory=dict)
+    _receipts: dict[int, Receipt] = field(default_factory=dict)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _outcome: asyncio.Future[tuple[NodeID, ...]] = field(init=False)
+    _ticker: asyncio.Task[None] | None = None
+    _closing: _Closing | None = None
+    _sent_bytes: int = 0
+    _held_back: dict[int, EncodedStripe] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._machine = SegmentUpload(self.draw.chosen, self.draw.spares)
+        self._spool = Spool(self.spool_path)
+        self._outcome = asyncio.get_running_loop().create_future()
+
+    # -- the producer's side ----------------------------------------------------------------------------------------------
+
+    async def add(self, stripe: EncodedStripe, *, last: bool = False) -> None:
+        """Take the next stripe; returns when there is room for one more.
+
+        Raises:
+            NotEnoughNodes: the segment has already failed.
+        """
+        if last and self._fits_commit(stripe):
+            self._held_back[stripe.number] = stripe
+            return
+        if self._ticker is None:
+            self._ticker = asyncio.create_task(self._tick())
+        self._spool.append(stripe)
+        self._stripes[stripe.number] = stripe
+        self._perform(self._machine.stripe_ready(stripe.number, len(stripe.fragments), self._now()))
+        while len(self._stripes) >= WINDOW_STRIPES and not self._outcome.done():
+            self._news.clear()
+            await self._news.wait()
+        if self._outcome.done():
+            await self._outcome  # only failure can come before `finish`
+
+    async def finish(self, record: EncodingRecord, encoding: bytes, manifest: bytes | None) -> SegmentOutcome:
+        """Commit at every node and wait for all receipts.
+
+        Raises:
+            NotEnoughNodes: no node is left for some index.
+        """
+        inline_from = min(self._held_back, default=len(record.stripes))
+        self._closing = _Closing(record, encoding, record.root(), manifest, inline_from)
+        if self._ticker is None:
+            self._ticker = asyncio.create_task(self._tick())
+        self._perform(self._machine.all_ready(self._now()))
+        holders = await self._outcome
+        await self.cancel()
+        receipts = [self._receipts[index] for index in range(len(holders))]
+        return SegmentOutcome(holders, receipts, self._sent_bytes, self._machine.replaced)
+
+    async def cancel(self) -> None:
+        """Stop everything that is in flight and delete the spool. What nodes have staged is left for a resumed put."""
+        tasks = [task for group in self._tasks.values() for task in group] + list(self._already.values())
+        if self._ticker is not None:
+            tasks.append(self._ticker)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._outcome.done() and not self._outcome.cancelled():
+            self._outcome.exception()  # retrieved: the caller has been told by `add` or `finish`
+        self._stripes.clear()
+        self._spool.close()
+
+    @staticmethod
+    def _fits_commit(stripe: EncodedStripe) -> bool:
+        return stripe.shape.slot_bytes <= INLINE_BYTES_MAX // 2
+
+    # -- effects ----------------------------------------------------------------------------------------------------------
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(index, node, stripe):
+                    self._spawn(index, node, self._send(index, node, stripe))
+                case Commit(index, node):
+                    self._spawn(index, node, self._commit(index, node))
+                case Abandon(index, node, why):
+                    self._abandon(index, node, why)
+                case Settled(stripe):
+                    self._stripes.pop(stripe, None)
+                    self._news.set()
+                case Finished(holders):
+                    self._outcome.set_result(holders)
+                    self._news.set()
+                case Failed():
+                    self._outcome.set_exception(self._failure(effect))
+                    self._news.set()
+
+    def _spawn(self, index: int, node: NodeID, work: Coroutine[None, None, None]) -> None:
+        group = self._tasks.setdefault((index, node), set())
+        task = asyncio.create_task(work)
+        group.add(task)
+        task.add_done_callback(group.discard)
+
+    def _abandon(self, index: int, node: NodeID, why: Failure) -> None:
+        log.info("segment upload: node %s given up for index %d: %s", id_text(node), index, why.value)
+        self.network.ranking.struck(node, self._now())
+        for task in self._tasks.pop((index, node), set()):
+            if task is not asyncio.current_task():
+                task.cancel()
+
+    async def _tick(self) -> None:
+        while not self._machine.over:
+            await asyncio.sleep(TICK_S)
+            self._perform(self._machine.tick(self._now()))
+
+    # -- requests ---------------------------------------------------------------------------------------------------------
+
+    async def _send(self, index: int, node: NodeID, stripe: int) -> None:
+        try:
+            fragment, root = await self._fragment(stripe, index)
+            if root not in await self._staged_at(node):
+                path = f"/v1/uploads/{self.upload_id.hex()}/{root.hex()}"
+                await self.network.client.put(node, path, fragment, timeout_s=STAGE_TIMEOUT_S)
+                self._count(len(fragment))
+        except DDSError as error:
+            self._perform(self._machine.failed(index, node, failure_of(error), self._now()))
+        else:
+            self._perform(self._machine.staged(index, node, stripe, self._now()))
+
+    async def _staged_at(self, node: NodeID) -> set[bytes]:
+        """Roots that a broken put left at the node; asked once, and only when resuming."""
+        if not self.resume:
+            return set()
+        if node not in self._already:
+            self._already[node] = asyncio.create_task(self._ask_staged(node))
+        return await asyncio.shield(self._already[node])  # one lane's end must not cancel it for the next
+
+    async def _ask_staged(self, node: NodeID) -> set[bytes]:
+        path = f"/v1/uploads/{self.upload_id.hex()}"
+        with contextlib.suppress(DDSError):
+            reply = await self.network.fetch(node, path, StagedReply, max_bytes=REPLY_BYTES_MAX, timeout_s=CONTROL_TIMEOUT_S)
+            return set(reply.roots)
+        return set()
+
+    async def _fragment(self, number: int, index: int) -> tuple[bytes, FragmentRoot]:
+        stripe = self._stripes.get(number)
+        if stripe is None:
+            shape, data = self._spool.read(number)
+            stripe = await asyncio.to_thread(encode_stripe, shape, data, number)
+        return stripe.fragments[index], stripe.records[index].root
+
+    async def _commit(self, index: int, node: NodeID) -> None:
+        closing = self._closing
+        assert closing is not None
+        inline = [bytes(s.fragments[index]) for s in self._held_back.values() if index < len(s.fragments)]
+        manifest = closing.manifest if index <= closing.record.loss_tolerance else None
+        request = CommitRequest(self.upload_id, index, closing.encoding, inline, manifest)
+        try:
+            reply = await self.network.client.call(
+                node, "/v1/commit", request, CommitReply, max_bytes=REPLY_BYTES_MAX, timeout_s=COMMIT_TIMEOUT_S
+            )
+            receipt = self._check_receipt(reply.receipt, index, node)
+        except DDSError as error:
+            self._perform(self._machine.failed(index, node, failure_of(error), self._now()))
+            return
+        self._count(sum(map(len, inline)))
+        self._receipts[index] = receipt
+        self._perform(self._machine.committed_by(index, node, self._now()))
+
+    def _check_receipt(self, raw: bytes, index: int, node: NodeID) -> Receipt:
+        closing = self._closing
+        assert closing is not None
+        receipt = open_receipt(raw, self.network.name)
+        held = [record for _, record in closing.record.fragments_of(index)]
+        claim = (
+            receipt.node_id,
+            receipt.segment_id,
+            receipt.segment_root,
+            receipt.index,
+            receipt.fragment_bytes,
+            receipt.leaf_count,
+        )
+        due = (
+            *(node, closing.record.segment_id, closing.root, index),
+            *(sum(record.size for record in held), sum(record.leaf_count for record in held)),
+        )
+        if claim != due:
+            raise IntegrityError("a receipt for something else than was sent", expected=str(due), actual=str(claim))
+        return receipt
+
+    def _count(self, sent: int) -> None:
+        self._sent_bytes += sent
+        self.on_sent(sent)
+
+    def _failure(self, failed: Failed) -> NotEnoughNodes:
+        reasons = ", ".join(f"{id_text(node)[:12]} {why.value}" for node, why in sorted(failed.reasons.items()))
+        need, have = len(self.draw.chosen), len(self.draw.chosen) - len(failed.missing)
+        return NotEnoughNodes(
+            f"only {have} of the {need} nodes that this geometry needs took their fragments ({reasons or 'no candidates'})",
+            hint="look at the nodes' state and logs; run the same put again to resume, or use --class custom -k K -m M",
+            missing=list(failed.missing),
+        )
+
+
+def failure_of(error: DDSError) -> Failure:
+    """What a failed request means for the node's lane."""
+    match error:
+        case PeerRefused():
+            return Failure.REFUSED
+        case PeerTimeout():
+            return Failure.SLOW
+        case PeerUnreachable():
+            return Failure.UNREACHABLE
+        case _:
+            return Failure.BROKEN
