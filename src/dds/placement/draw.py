@@ -3,22 +3,34 @@
 Decides who is asked, first to last, and which spread rules hold: one fragment per node and per subnet, at most m-1 per region
 (any region may vanish), at most max(1, m//3) per operator. When the network is too small the softest rule bends first
 (subnet, then operator, then region) and the draw says so; two fragments on one node are never allowed. It does not know
-whether a node answers: that is the upload's business. Weighted sampling without replacement by SHA-256(seed || counter) with
-rejection, so that anyone can draw again from the same inputs.
+whether a node answers: that is the upload's business.
+
+Anyone can draw again from the same inputs. Candidates are put in the order of their NodeIDs, each as long as its weight; a
+word, SHA-256(seed || counter) reduced without bias, points at one of them, and one that is taken or would break a rule is
+passed over for the next word. That is weighted sampling without replacement among those allowed. Picking one by one may lead
+into a dead end although an arrangement exists (three rules at once make finding one NP-hard: 3-dimensional matching), so a
+dead end is left by exchanging one pick, then by starting anew with the next words, before any rule bends.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Final
 
 from dds.primitives.errors import NotEnoughNodes
 from dds.primitives.hashing import xof_integers
 from dds.primitives.ids import NodeID
 
-SPARES = 8  # drawn beyond n, for nodes that refuse or straggle
-WEIGHT_MAX = 1 << 40
+SPARES: Final = 8  # drawn beyond n, for nodes that refuse or straggle
+WEIGHT_MAX: Final = 1 << 40
+RULES: Final = ("subnet", "operator", "region")  # softest first
+ATTEMPTS_MAX: Final = 16
+EXCHANGED_PER_KIND_MAX: Final = 8  # candidates of one operator and region that a dead end's exchange looks at
+MISSES_MAX: Final = 16  # words that point at nobody allowed, before the list is cut down to those allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +39,7 @@ class Candidate:
     region: str
     operator: str
     subnet: str
-    weight: int  # 1..WEIGHT_MAX
+    weight: int  # clamped to 1..WEIGHT_MAX by the draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +76,12 @@ class Draw:
 
 
 def draw(candidates: Sequence[Candidate], n: int, rules: Rules, seed: bytes, *, spares: int = SPARES) -> Draw:
-    """Draw `n` nodes and up to `spares` more.
+    """Draw `n` nodes and up to `spares` more. The candidates' order does not matter; a node counts once.
 
     Raises:
         NotEnoughNodes: fewer than `n` distinct candidates.
     """
-    pool = sorted({c.node_id: c for c in candidates}.values(), key=lambda c: c.node_id)
+    pool = _canonical(candidates)
     if len(pool) < n:
         raise NotEnoughNodes(
             f"{n} nodes are needed and {len(pool)} are known",
@@ -78,24 +90,37 @@ def draw(candidates: Sequence[Candidate], n: int, rules: Rules, seed: bytes, *, 
             known=len(pool),
         )
     words = _Words(seed)
-    picked: list[Candidate] = []
-    caps = {"region": rules.per_region, "operator": rules.per_operator, "subnet": rules.per_subnet}
-    limits = dict(caps)
-    while len(picked) < n:
-        allowed = _allowed(pool, picked, limits)
-        if not allowed:
-            _relax(limits, pool, picked)
-            continue
-        picked.append(_pick(allowed, words))
-        pool = [c for c in pool if c is not picked[-1]]
+    caps = {"subnet": rules.per_subnet, "operator": rules.per_operator, "region": rules.per_region}
+    hand = _arrange(pool, n, {rule: max(cap, _least_cap(pool, rule, n)) for rule, cap in caps.items()}, words)
+    chosen = tuple(hand.picked)
     rest: list[NodeID] = []
-    while pool and len(rest) < spares:
-        # A spare may stand in for any index, so it need only not break what is already chosen when it can be helped.
-        preferred = _allowed(pool, picked, limits) or pool
-        spare = _pick(preferred, words)
-        rest.append(spare.node_id)
-        pool = [c for c in pool if c is not spare]
-    return Draw(tuple(c.node_id for c in picked), tuple(rest), _bends(picked, caps))
+    for fits in (hand.allows, hand.is_free):
+        # A spare may stand in for any index, so it breaks nothing of what is already chosen where that can be helped.
+        urn = _Urn(pool, words)
+        while len(rest) < spares and (spare := urn.pick(fits)):
+            hand.free.discard(spare.node_id)
+            rest.append(spare.node_id)
+    return Draw(tuple(c.node_id for c in chosen), tuple(rest), _bends(chosen, caps))
+
+
+def _canonical(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """One entry a node, in NodeID order; of several the least by region, operator, subnet, weight."""
+    by_id: dict[NodeID, Candidate] = {}
+    for c in candidates:
+        other = by_id.get(c.node_id)
+        if other is None or _details(c) < _details(other):
+            by_id[c.node_id] = c
+    return [by_id[node_id] for node_id in sorted(by_id)]
+
+
+def _details(c: Candidate) -> tuple[str, str, str, int]:
+    return c.region, c.operator, c.subnet, c.weight
+
+
+def _least_cap(pool: Sequence[Candidate], rule: str, n: int) -> int:
+    """The least bound on this rule alone under which `n` of the pool can be chosen."""
+    sizes = Counter(getattr(c, rule) for c in pool).values()
+    return next(cap for cap in range(1, n + 1) if sum(min(size, cap) for size in sizes) >= n)
 
 
 class _Words:
@@ -110,35 +135,140 @@ class _Words:
         return next(stream)
 
 
-def _allowed(pool: Sequence[Candidate], picked: Sequence[Candidate], limits: dict[str, int]) -> list[Candidate]:
-    used = {rule: Counter(getattr(c, rule) for c in picked) for rule in limits}
-    return [c for c in pool if all(used[rule][getattr(c, rule)] < limit for rule, limit in limits.items())]
+class _Urn:
+    """Weighted draws by rejection. What is not allowed once must never be allowed later."""
+
+    def __init__(self, pool: Sequence[Candidate], words: _Words) -> None:
+        self._words = words
+        self._fill(pool)
+
+    def _fill(self, pool: Sequence[Candidate]) -> None:
+        self._pool = pool
+        self._sums = list(accumulate(min(max(c.weight, 1), WEIGHT_MAX) for c in pool))
+
+    def pick(self, fits: Callable[[Candidate], bool]) -> Candidate | None:
+        for _ in range(MISSES_MAX if self._pool else 0):
+            candidate = self._point()
+            if fits(candidate):
+                return candidate
+        self._fill([c for c in self._pool if fits(c)])
+        return self._point() if self._pool else None
+
+    def _point(self) -> Candidate:
+        return self._pool[bisect_right(self._sums, self._words.below(self._sums[-1]))]
 
 
-def _relax(limits: dict[str, int], pool: Sequence[Candidate], picked: Sequence[Candidate]) -> None:
+class _Hand:
+    """What is picked so far, and what the limits still allow."""
+
+    def __init__(self, pool: Sequence[Candidate], limits: dict[str, int]) -> None:
+        self.picked: list[Candidate] = []
+        self.free = {c.node_id for c in pool}
+        self.limits = dict(limits)
+        self._used: dict[str, Counter[str]] = {rule: Counter() for rule in RULES}
+
+    def take(self, candidate: Candidate) -> None:
+        self.picked.append(candidate)
+        self.put_in(candidate)
+
+    def put_in(self, candidate: Candidate) -> None:
+        self.free.remove(candidate.node_id)
+        for rule in RULES:
+            self._used[rule][getattr(candidate, rule)] += 1
+
+    def put_back(self, candidate: Candidate) -> None:
+        self.free.add(candidate.node_id)
+        for rule in RULES:
+            self._used[rule][getattr(candidate, rule)] -= 1
+
+    def is_free(self, c: Candidate) -> bool:
+        return c.node_id in self.free
+
+    def allows(self, c: Candidate) -> bool:
+        return (
+            c.node_id in self.free
+            and self._used["subnet"][c.subnet] < self.limits["subnet"]
+            and self._used["operator"][c.operator] < self.limits["operator"]
+            and self._used["region"][c.region] < self.limits["region"]
+        )
+
+
+def _arrange(pool: Sequence[Candidate], n: int, limits: dict[str, int], words: _Words) -> _Hand:
+    """`n` picks within the limits where one of a few attempts finds them; else the fullest attempt, rules relaxed."""
+    best = _Hand(pool, limits)
+    few = _samples(pool, EXCHANGED_PER_KIND_MAX)
+    for _ in range(ATTEMPTS_MAX):
+        hand = _Hand(pool, limits)
+        if _fill(hand, pool, few, n, words):
+            return hand
+        best = max(best, hand, key=lambda each: len(each.picked))
+    while not _fill(best, pool, few, n, words):
+        _relax(best, pool)
+    return best
+
+
+def _fill(hand: _Hand, pool: Sequence[Candidate], few: Sequence[Candidate], n: int, words: _Words) -> bool:
+    """Pick until there are `n`; False at a dead end that no exchange with one of `few` leaves."""
+    urn = _Urn(pool, words)
+    while len(hand.picked) < n:
+        candidate = urn.pick(hand.allows)
+        if candidate is not None:
+            hand.take(candidate)
+        elif _exchange(hand, few):
+            urn = _Urn(pool, words)  # the exchange may allow again what was not allowed
+        else:
+            return False
+    return True
+
+
+def _exchange(hand: _Hand, pool: Sequence[Candidate]) -> bool:
+    """Leave a dead end: give up one pick for two others."""
+    for at, old in enumerate(hand.picked):
+        hand.put_back(old)
+        pair = _pair(hand, _samples([c for c in pool if c is not old and hand.allows(c)], 3))
+        if pair:
+            hand.picked[at] = pair[0]
+            hand.picked.append(pair[1])
+            return True
+        hand.put_in(old)
+    return False
+
+
+def _samples(pool: Sequence[Candidate], per_kind: int) -> list[Candidate]:
+    """The first few of each operator and region: enough to find a pair among, however large the network."""
+    seen: Counter[tuple[str, str]] = Counter()
+    samples = []
+    for c in pool:
+        kind = c.operator, c.region
+        seen[kind] += 1
+        if seen[kind] <= per_kind:
+            samples.append(c)
+    return samples
+
+
+def _pair(hand: _Hand, allowed: Sequence[Candidate]) -> tuple[Candidate, Candidate] | None:
+    """Two that fit together; both are counted as used when found."""
+    for first in allowed:
+        hand.put_in(first)
+        second = next((c for c in allowed if hand.allows(c)), None)
+        if second:
+            hand.put_in(second)
+            return first, second
+        hand.put_back(first)
+    return None
+
+
+def _relax(hand: _Hand, pool: Sequence[Candidate]) -> None:
     """Raise by one the softest limit whose raising lets somebody in; all of them where none does alone."""
-    for rule in ("subnet", "operator", "region"):
-        trial = {**limits, rule: limits[rule] + 1}
-        if _allowed(pool, picked, trial):
-            limits[rule] += 1
+    for rule in RULES:
+        hand.limits[rule] += 1
+        if any(hand.allows(c) for c in pool):
             return
-    for rule in limits:
-        limits[rule] += 1
+        hand.limits[rule] -= 1
+    for rule in RULES:
+        hand.limits[rule] += 1
 
 
-def _pick(allowed: Sequence[Candidate], words: _Words) -> Candidate:
-    mark = words.below(sum(c.weight for c in allowed))
-    for candidate in allowed:
-        mark -= candidate.weight
-        if mark < 0:
-            return candidate
-    raise AssertionError("unreachable: the mark lies below the total weight")
-
-
-def _bends(picked: Sequence[Candidate], caps: dict[str, int]) -> tuple[Bend, ...]:
-    bends = []
-    for rule, cap in caps.items():
-        worst = max(Counter(getattr(c, rule) for c in picked).values())
-        if worst > cap:
-            bends.append(Bend(rule, cap, worst))
-    return tuple(bends)
+def _bends(chosen: Sequence[Candidate], caps: dict[str, int]) -> tuple[Bend, ...]:
+    worst = {rule: max(Counter(getattr(c, rule) for c in chosen).values(), default=0) for rule in caps}
+    return tuple(Bend(rule, cap, worst[rule]) for rule, cap in caps.items() if worst[rule] > cap)

@@ -3,7 +3,12 @@
 Wanted are column ranges of data slots. Each slot is asked of its systematic holder first: on a healthy network that is one
 request a slot and no decoding. A slot whose holder fails, is known to be bad, or is slower than its peers becomes *missing*;
 then other fragments are fetched over the hull of the missing slots' columns (the code works column by column, so any column
-range decodes alone) until k of them cover it. Slow requests are not cancelled: whichever k arrive first win.
+range decodes alone) until k of them cover it. Slow requests are not cancelled: whichever k arrive first win. For every slow
+request one fragment more than needed is on its way, since the ones asked in its stead may be slow too.
+
+Requests are bounded without a counter: a holder is asked for an index once directly, once over the first hull and once over
+the hull of everything wanted; those that failed without hanging are asked once more before the read is given up. The host
+ends every request at its own hard timeout, so a read always ends.
 
 With k = 1 every fragment is a verbatim copy and the same rules hold.
 """
@@ -12,11 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Literal
 
 from dds.primitives.ids import NodeID
-
-HEDGES_MAX: Final = 64  # extra requests for one stripe; a bound on waste, not a policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,8 @@ Effect = Fetch | Cancel | Ready | Stuck
 class _Try:
     fetch: Fetch
     started: float
-    state: str = "flying"  # flying, slow, done, failed
+    state: Literal["flying", "slow", "done", "failed", "excused"] = "flying"
+    late: bool = False  # it outlived the hedge delay
 
     def covers(self, lo: int, hi: int) -> bool:
         return self.fetch.lo <= lo and self.fetch.hi >= hi
@@ -87,6 +91,7 @@ class StripeRead:
         holders: for each fragment index the nodes that may have it, best first; avoided ones are left out or put last.
         doubtful: indices whose first holder should not be waited for (known bad or slow): decoded around from the start
             when enough others are there.
+        preference: the order in which fragments are asked for decoding; the rest follow, parity first.
     """
 
     k: int
@@ -94,11 +99,12 @@ class StripeRead:
     wanted: Sequence[Wanted]
     holders: Mapping[int, Sequence[NodeID]]
     doubtful: frozenset[int] = frozenset()
-    preference: Sequence[int] = ()  # order in which fragments are asked for decoding; the rest follow by index
+    preference: Sequence[int] = ()
     _tries: list[_Try] = field(default_factory=list)
-    _asked: dict[int, int] = field(default_factory=dict)  # index -> how many of its holders were asked
+    _by_index: dict[int, list[_Try]] = field(default_factory=dict)
     _log: dict[int, list[tuple[NodeID, str]]] = field(default_factory=dict)
-    _extra: int = 0
+    _hull: tuple[int, int] | None = None  # what fragments for decoding are asked for
+    _excused: bool = False
     over: bool = False
 
     def start(self, now: float) -> list[Effect]:
@@ -112,14 +118,15 @@ class StripeRead:
     def arrived(self, ticket: int, now: float) -> list[Effect]:
         """The exact bytes asked for came."""
         attempt = self._tries[ticket]
-        if self.over or attempt.state == "failed":
+        if self.over or attempt.state not in ("flying", "slow"):
             return []
         attempt.state = "done"
         return self._decide(now)
 
     def failed(self, ticket: int, why: str, now: float) -> list[Effect]:
+        """The request failed, or what arrived turned out to be wrong."""
         attempt = self._tries[ticket]
-        if self.over:
+        if self.over or attempt.state in ("failed", "excused"):
             return []
         attempt.state = "failed"
         self._log.setdefault(attempt.fetch.index, []).append((attempt.fetch.node, why))
@@ -131,7 +138,7 @@ class StripeRead:
             return []
         slow = [t for t in self._tries if t.state == "flying" and now - t.started > hedge_s]
         for attempt in slow:
-            attempt.state = "slow"
+            attempt.state, attempt.late = "slow", True
         return self._decide(now) if slow else []
 
     def slow_nodes(self) -> set[NodeID]:
@@ -142,19 +149,18 @@ class StripeRead:
     def _decide(self, now: float) -> list[Effect]:
         direct, pending, missing = self._sort_wanted()
         if not missing:
-            if pending:
-                return []
-            return self._finish(Ready(direct, (), 0, 0, {}))
-        lo = min(want.lo for want in missing)
-        hi = max(want.hi for want in missing)
+            return [] if pending else self._finish(Ready(direct, (), 0, 0, {}))
+        undecided = [*missing, *pending]
+        if len(self._arrived_over(*_hull_of(undecided))) < self.k:
+            undecided = missing  # what is pending still has to come itself
+        lo, hi = _hull_of(undecided)
         arrived = self._arrived_over(lo, hi)
-        if len(arrived) >= self.k:
-            if pending:
-                return []
-            slots = tuple(want.slot for want in missing)
-            sources = dict(list(arrived.items())[: self.k])
-            return self._finish(Ready(direct, slots, lo, hi, sources))
-        return self._gather(lo, hi, len(arrived), now)
+        if len(arrived) < self.k:
+            return self._gather(lo, hi, arrived, now)
+        if undecided is missing and pending:
+            return []
+        slots = tuple(sorted(want.slot for want in undecided))
+        return self._finish(Ready(direct, slots, lo, hi, dict(list(arrived.items())[: self.k])))
 
     def _sort_wanted(self) -> tuple[dict[int, int], list[Wanted], list[Wanted]]:
         """Wanted slots that are here, on their way, and missing."""
@@ -162,47 +168,55 @@ class StripeRead:
         pending: list[Wanted] = []
         missing: list[Wanted] = []
         for want in self.wanted:
-            done = self._ticket_for(want, "done")
+            tries = self._tries if self.k == 1 else self._by_index.get(want.slot, ())
+            fit = [attempt for attempt in tries if attempt.covers(want.lo, want.hi)]
+            done = next((attempt.fetch.ticket for attempt in fit if attempt.state == "done"), None)
             if done is not None:
                 direct[want.slot] = done
-            elif self._ticket_for(want, "flying") is not None:
+            elif any(attempt.state == "flying" for attempt in fit):
                 pending.append(want)
             else:
                 missing.append(want)
         return direct, pending, missing
 
-    def _ticket_for(self, want: Wanted, state: str) -> int | None:
-        for attempt in self._tries:
-            same = attempt.fetch.index == want.slot or self.k == 1
-            if same and attempt.state == state and attempt.covers(want.lo, want.hi):
-                return attempt.fetch.ticket
-        return None
-
     def _arrived_over(self, lo: int, hi: int) -> dict[int, int]:
         return {t.fetch.index: t.fetch.ticket for t in self._tries if t.state == "done" and t.covers(lo, hi)}
 
-    def _gather(self, lo: int, hi: int, arrived: int, now: float) -> list[Effect]:
-        """Ask for as many more fragments as are needed to reach k over [lo, hi)."""
+    def _gather(self, lo: int, hi: int, arrived: Mapping[int, int], now: float) -> list[Effect]:
+        """Ask for as many more fragments as are needed to reach k over [lo, hi), and one for each slow request."""
         effects: list[Effect] = []
-        coming = {t.fetch.index for t in self._tries if t.state == "flying" and t.covers(lo, hi)}
-        useful = arrived + len(coming)
+        useful = {t.fetch.index for t in self._tries if t.state == "flying" and t.covers(lo, hi)} | arrived.keys()
+        enough = self.k + sum(t.state == "slow" for t in self._tries)
         for index in self._order():
-            if useful >= self.k or self._extra >= HEDGES_MAX:
+            if len(useful) >= enough:
                 break
-            if index in coming or self._has(index, lo, hi):
-                continue
-            asked = self._ask(index, lo, hi, now)
-            effects += asked
-            useful += bool(asked)
-            self._extra += bool(asked)
-        if useful >= self.k or self._hopeful():
+            if index not in useful and (asked := self._ask(index, *self._columns(lo, hi), now)):
+                effects += asked
+                useful.add(index)
+        if len(useful) >= self.k or any(t.state in ("slow", "flying") for t in self._tries):
             return effects
-        tried = {index: list(rows) for index, rows in self._log.items()}
-        return [*effects, *self._finish(Stuck(arrived, self.k, tried))]
+        if self._excuse():
+            return [*effects, *self._decide(now)]
+        tried = {index: list(self._log.get(index, ())) for index in range(self.k + self.m)}
+        return [*effects, *self._finish(Stuck(len(arrived), self.k, tried))]
 
-    def _hopeful(self) -> bool:
-        """Slow requests may still come in."""
-        return any(attempt.state in ("slow", "flying") for attempt in self._tries)
+    def _columns(self, lo: int, hi: int) -> tuple[int, int]:
+        """The columns to ask for: grows at most once, so that no holder is asked for every step of a widening hull."""
+        if self._hull is None:
+            self._hull = lo, hi
+        elif not (self._hull[0] <= lo and hi <= self._hull[1]):
+            self._hull = _hull_of(self.wanted)
+        return self._hull
+
+    def _excuse(self) -> bool:
+        """Once: let those that failed without hanging be asked again; a connection may break for a passing reason."""
+        excusable = [t for t in self._tries if t.state == "failed" and not t.late]
+        if self._excused or not excusable:
+            return False
+        self._excused = True
+        for attempt in excusable:
+            attempt.state = "excused"
+        return True
 
     def _order(self) -> list[int]:
         preferred = [index for index in self.preference if index < self.k + self.m]
@@ -211,26 +225,24 @@ class StripeRead:
         # Doubtful ones are the last resort.
         return [i for i in order if i not in self.doubtful] + [i for i in order if i in self.doubtful]
 
-    def _has(self, index: int, lo: int, hi: int) -> bool:
-        return any(t.fetch.index == index and t.state in ("done", "flying") and t.covers(lo, hi) for t in self._tries)
-
     def _ask(self, index: int, lo: int, hi: int, now: float) -> list[Effect]:
-        nodes = self.holders.get(index, ())
-        at = self._asked.get(index, 0)
-        done_narrow = any(t.fetch.index == index and t.state == "done" for t in self._tries)
-        if done_narrow and nodes:  # a good holder gave a narrower range: ask it again for the wider one
-            node = next(t.fetch.node for t in self._tries if t.fetch.index == index and t.state == "done")
-        elif at < len(nodes):
-            node = nodes[at]
-            self._asked[index] = at + 1
-        else:
-            self._log.setdefault(index, [])
+        """Ask the first holder that neither failed nor is slow."""
+        tries = self._by_index.setdefault(index, [])
+        bad = {attempt.fetch.node for attempt in tries if attempt.state in ("failed", "slow")}
+        node = next((node for node in self.holders.get(index, ()) if node not in bad), None)
+        if node is None:
             return []
         fetch = Fetch(len(self._tries), index, node, lo, hi)
-        self._tries.append(_Try(fetch, now))
+        attempt = _Try(fetch, now)
+        self._tries.append(attempt)
+        tries.append(attempt)
         return [fetch]
 
     def _finish(self, outcome: Ready | Stuck) -> list[Effect]:
         self.over = True
         open_tickets = [t.fetch.ticket for t in self._tries if t.state in ("flying", "slow")]
         return [*(Cancel(ticket) for ticket in open_tickets), outcome]
+
+
+def _hull_of(wanted: Sequence[Wanted]) -> tuple[int, int]:
+    return min(want.lo for want in wanted), max(want.hi for want in wanted)

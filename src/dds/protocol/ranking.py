@@ -26,7 +26,7 @@ _SMOOTHING: Final = 0.2
 @dataclass(slots=True)
 class _Memory:
     latency_s: float = 0.0
-    strikes: int = 0  # failures in a row
+    pause_s: float = 0.0  # the latest cool-down of failures in a row
     avoid_until: float = 0.0
     lied: bool = False
 
@@ -42,18 +42,21 @@ class NodeRanking:
     def succeeded(self, node: NodeID, seconds: float) -> None:
         memory = self._memory(node)
         memory.latency_s += (_SMOOTHING if memory.latency_s else 1.0) * (seconds - memory.latency_s)
-        memory.strikes, memory.avoid_until = 0, 0.0
+        memory.pause_s, memory.avoid_until = 0.0, 0.0
         self._recent.append(seconds)
         if len(self._recent) >= 8:
             p95 = sorted(self._recent)[len(self._recent) * 95 // 100]
             self._hedge_s = min(max(HEDGE_FACTOR * p95, HEDGE_S_MIN), HEDGE_S_MAX)
 
     def struck(self, node: NodeID, now: float) -> None:
-        """A failure or a hedged request: left alone for a while, twice as long each time in a row."""
+        """A failure or a hedged request: left alone for a while, twice as long each time in a row.
+
+        What was in flight when the cool-down began belongs to the same fault, so it does not double it again.
+        """
         memory = self._memory(node)
-        memory.strikes += 1
-        pause = min(COOL_DOWN_S_MIN * 2 ** (memory.strikes - 1), COOL_DOWN_S_MAX)
-        memory.avoid_until = now + pause
+        if memory.avoid_until <= now:
+            memory.pause_s = min(max(2 * memory.pause_s, COOL_DOWN_S_MIN), COOL_DOWN_S_MAX)
+        memory.avoid_until = now + memory.pause_s
 
     def lied(self, node: NodeID) -> None:
         """It sent wrong bytes: asked only when nobody else is left."""
@@ -80,6 +83,6 @@ class NodeRanking:
         memory = self._nodes.get(node)
         if memory is None:
             if len(self._nodes) >= NODES_MAX:
-                self._nodes.pop(next(iter(self._nodes)))
+                self._nodes.pop(next((n for n, m in self._nodes.items() if not m.lied), next(iter(self._nodes))))
             memory = self._nodes[node] = _Memory()
         return memory

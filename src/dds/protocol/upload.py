@@ -2,17 +2,23 @@
 
 Every fragment index has one *lane*: the node that currently takes all of that index's fragments. A lane sends stripe after
 stripe, then commits; the upload is finished when all n lanes have committed (durable receipts). A lane whose node refuses,
-vanishes or straggles is given to the next spare, which starts again from the first stripe; a node that was merely slow goes to
-the end of the spares and gets another chance, so a busy machine does not use up a small network. A node never holds two
-indices of a segment.
+vanishes or straggles is given to the next spare, which takes the unsettled stripes first (they hold up the others, and are
+still encoded in memory), then those that it missed. A node never holds two indices of a segment: one that was asked to commit
+an index may come back for that index only.
 
-The machine does not know bytes, sockets or clocks: the host performs `Send`, `Commit` and `Abandon`, reports back, and calls
-`tick` with its clock. It decides nothing about receipts' validity: an invalid one is reported as a failure.
+Nobody is given up for being slow: a straggler waits in reserve behind the fresh spares, so a busy machine does not use up a
+small network. A node that failed gets one more chance, after everybody else; one that refused or broke the protocol gets none.
+
+The machine does not know bytes, sockets or clocks: the host performs `Send`, `Commit` and `Abandon` at once, reports back, and
+calls `tick` with its clock about every 50 ms. After `Abandon` it reports nothing more of that lane's requests; after `Failed`
+it drops whatever is in flight. Every request must end at the host's own hard timeout, reported as a failure: that is what
+moves a lane whose node hangs while no spare is left. The machine decides nothing about receipts' validity: an invalid one is
+reported as a failure.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -23,9 +29,12 @@ from dds.primitives.ids import NodeID
 
 SENDS_PER_LANE_MAX: Final = 2
 STRAGGLER_FACTOR: Final = 6.0  # times the median of recent requests
+STRAGGLER_FACTOR_MIN: Final = 3.0  # holds beyond STRAGGLER_S_MAX, on a link so slow that every request takes longer
 STRAGGLER_S_MIN: Final = 1.5
 STRAGGLER_S_MAX: Final = 10.0
-SECOND_CHANCES_MAX: Final = 2  # how often a slow node may come back
+DRAG_FACTOR: Final = 2.0  # a lane this many times slower than the median may not keep most of the others waiting
+SECOND_CHANCES_MAX: Final = 2  # how often a straggler may be put in another straggler's place
+FAILURES_MAX: Final = 2  # requests of one node that fail before it is asked no more
 RECENT_MAX: Final = 64
 
 
@@ -90,16 +99,33 @@ class _Lane:
     index: int
     node: NodeID
     waiting: deque[int] = field(default_factory=deque)
+    missed: deque[int] = field(default_factory=deque)  # settled before this node took the lane: they hold up nobody
     flying: dict[int, float] = field(default_factory=dict)  # stripe -> when sent
     done: set[int] = field(default_factory=set)
     committing_since: float | None = None
     committed: bool = False
+    answers: int = 0
+    answers_s: float = 0.0  # sum of their durations
+    answered_sent: float | None = None  # when the latest answered request was sent
+    held_s: float = 0.0  # for how long most others had nothing to do while this lane had
 
     def oldest(self) -> float | None:
         starts = list(self.flying.values())
         if self.committing_since is not None and not self.committed:
             starts.append(self.committing_since)
         return min(starts, default=None)
+
+    def idle(self) -> bool:
+        return not (self.waiting or self.missed or self.flying) and (self.committed or self.committing_since is None)
+
+    def answered(self, sent: float, now: float) -> None:
+        self.answers += 1
+        self.answers_s += now - sent
+        self.answered_sent = max(sent, self.answered_sent or sent)
+
+    def vouches(self, since: float) -> bool:
+        """Whether our own link was fit after `since`: it answered what was sent then, or has nothing left to answer."""
+        return self.answered_sent is not None and (self.answered_sent >= since or self.idle())
 
 
 class SegmentUpload:
@@ -108,14 +134,17 @@ class SegmentUpload:
     def __init__(self, chosen: Sequence[NodeID], spares: Sequence[NodeID]) -> None:
         assert len({*chosen, *spares}) == len(chosen) + len(spares), "a node may stand in the list once"
         self._lanes = [_Lane(index, node) for index, node in enumerate(chosen)]
-        self._spares = deque(spares)
-        self._chances: dict[NodeID, int] = {}
+        self._reserve = list(spares)  # in the order they are to be asked
+        self._cuts: Counter[NodeID] = Counter()  # replaced as a straggler
+        self._failures: Counter[NodeID] = Counter()
+        self._bound: dict[NodeID, int] = {}  # asked to commit this index, so it may hold it whatever became of the answer
         self._reasons: dict[NodeID, Failure] = {}
         self._widths: dict[int, int] = {}  # stripe -> number of fragments to stage
         self._settled: set[int] = set()
         self._complete = False
         self._over = False
         self._recent: deque[float] = deque(maxlen=RECENT_MAX)
+        self._ticked: float | None = None
         self.replaced: list[tuple[int, NodeID, Failure]] = []
 
     @property
@@ -133,6 +162,7 @@ class SegmentUpload:
 
     def stripe_ready(self, stripe: int, width: int, now: float) -> list[Effect]:
         """Fragments 0..width-1 of a new stripe can be sent."""
+        assert stripe not in self._widths, "a stripe is announced once"
         self._widths[stripe] = width
         effects: list[Effect] = []
         for lane in self._lanes[:width]:
@@ -149,7 +179,7 @@ class SegmentUpload:
         lane = self._lane(index, node)
         if lane is None or stripe not in lane.flying:
             return []
-        self._recent.append(now - lane.flying.pop(stripe))
+        self._answered(lane, lane.flying.pop(stripe), now)
         lane.done.add(stripe)
         return [*self._settle(stripe), *self._advance(lane, now)]
 
@@ -158,7 +188,7 @@ class SegmentUpload:
         lane = self._lane(index, node)
         if lane is None or lane.committing_since is None or lane.committed:
             return []
-        self._recent.append(now - lane.committing_since)
+        self._answered(lane, lane.committing_since, now)
         lane.committed = True
         if all(each.committed for each in self._lanes):
             self._over = True
@@ -168,27 +198,41 @@ class SegmentUpload:
     def failed(self, index: int, node: NodeID, why: Failure, now: float) -> list[Effect]:
         """A send or commit of this lane failed."""
         lane = self._lane(index, node)
-        if lane is None or lane.committed or self._over:
+        if lane is None or lane.committed:
             return []
-        return self._replace(lane, why, now)
+        self._failures[node] += 1
+        self._reasons[node] = why
+        if why in (Failure.UNREACHABLE, Failure.SLOW) and self._failures[node] < FAILURES_MAX:
+            self._reserve.append(node)
+        spare = self._spare_for(lane, self._reserve)
+        if spare is None:
+            self._over = True
+            return [Abandon(index, node, why), Failed((index,), dict(self._reasons))]
+        return self._replace(lane, spare, why, now)
 
     def tick(self, now: float) -> list[Effect]:
-        """Replace stragglers while there is anyone to replace them with."""
+        """Replace stragglers while there is anyone better to replace them with."""
         if self._over:
             return []
-        limit = self.straggler_s()
+        self._count_holdups(now)
         effects: list[Effect] = []
-        for lane in self._lanes:
-            oldest = lane.oldest()
-            if oldest is not None and now - oldest > limit and self._spares:
-                effects += self._replace(lane, Failure.SLOW, now)
+        for lane in [lane for lane in self._lanes if self._straggles(lane, now)]:
+            fit = [n for n in self._reserve if not self._failures[n] and self._cuts[n] <= SECOND_CHANCES_MAX]
+            spare = self._spare_for(lane, fit)
+            if spare is None:
+                continue
+            self._cuts[lane.node] += 1
+            self._reasons[lane.node] = Failure.SLOW
+            self._reserve.append(lane.node)
+            effects += self._replace(lane, spare, Failure.SLOW, now)
         return effects
 
     def straggler_s(self) -> float:
         """How long a request may take before its node counts as a straggler, in seconds."""
-        if len(self._recent) < len(self._lanes) // 2:
+        if not self._recent:
             return STRAGGLER_S_MAX / 2
-        return min(max(STRAGGLER_FACTOR * median(self._recent), STRAGGLER_S_MIN), STRAGGLER_S_MAX)
+        usual = median(self._recent)
+        return min(max(STRAGGLER_FACTOR * usual, STRAGGLER_S_MIN), max(STRAGGLER_FACTOR_MIN * usual, STRAGGLER_S_MAX))
 
     # -- decisions ------------------------------------------------------------------------------------------------------
 
@@ -199,15 +243,21 @@ class SegmentUpload:
 
     def _advance(self, lane: _Lane, now: float) -> list[Effect]:
         effects: list[Effect] = []
-        while lane.waiting and len(lane.flying) < SENDS_PER_LANE_MAX:
-            stripe = lane.waiting.popleft()
+        if self._over:
+            return effects
+        while (lane.waiting or lane.missed) and len(lane.flying) < SENDS_PER_LANE_MAX:
+            stripe = (lane.waiting or lane.missed).popleft()
             lane.flying[stripe] = now
             effects.append(Send(lane.index, lane.node, stripe))
-        idle = not lane.waiting and not lane.flying
-        if self._complete and idle and lane.committing_since is None:
+        if self._complete and lane.idle() and not lane.committed:
             lane.committing_since = now
+            self._bound[lane.node] = lane.index
             effects.append(Commit(lane.index, lane.node))
         return effects
+
+    def _answered(self, lane: _Lane, sent: float, now: float) -> None:
+        self._recent.append(now - sent)
+        lane.answered(sent, now)
 
     def _settle(self, stripe: int) -> list[Effect]:
         lanes = self._lanes[: self._widths[stripe]]
@@ -216,21 +266,39 @@ class SegmentUpload:
         self._settled.add(stripe)
         return [Settled(stripe)]
 
-    def _replace(self, lane: _Lane, why: Failure, now: float) -> list[Effect]:
-        old = lane.node
-        self._reasons[old] = why
-        effects: list[Effect] = [Abandon(lane.index, old, why)]
-        if why is Failure.SLOW and self._chances.get(old, 0) < SECOND_CHANCES_MAX:
-            self._chances[old] = self._chances.get(old, 0) + 1
-            self._spares.append(old)
-        if not self._spares:
-            self._over = True
-            missing = tuple(
-                each.index for each in self._lanes if not each.committed and (each is lane or each.oldest() is None)
-            )
-            return [*effects, Failed(missing, dict(self._reasons))]
-        self.replaced.append((lane.index, old, why))
-        fresh = _Lane(lane.index, self._spares.popleft())
-        fresh.waiting.extend(stripe for stripe, width in sorted(self._widths.items()) if lane.index < width)
+    def _count_holdups(self, now: float) -> None:
+        passed = now - self._ticked if self._ticked is not None else 0.0
+        self._ticked = now
+        busy = [lane for lane in self._lanes if not lane.idle()]
+        if len(busy) <= max(1, len(self._lanes) // 4):
+            for lane in busy:
+                lane.held_s += passed
+
+    def _straggles(self, lane: _Lane, now: float) -> bool:
+        """Whether the lane's node, and not our own link, is slower than the others.
+
+        Either one request is far overdue, or the node answers steadily but so slowly that most lanes have waited for it for
+        as long as one overdue request may take.
+        """
+        oldest, limit = lane.oldest(), self.straggler_s()
+        if oldest is None:
+            return False
+        slow = lane.answers > 0 and lane.answers_s / lane.answers > DRAG_FACTOR * median(self._recent)
+        if now - oldest <= limit and not (slow and lane.held_s > limit):
+            return False
+        return sum(each.vouches(oldest) for each in self._lanes if each is not lane) >= len(self._lanes) // 3
+
+    def _spare_for(self, lane: _Lane, nodes: Sequence[NodeID]) -> NodeID | None:
+        """The best of `nodes` that may take the lane: the least failed, then the least slow, then the first."""
+        fit = [node for node in nodes if self._bound.get(node, lane.index) == lane.index]
+        return min(fit, key=lambda node: (self._failures[node], self._cuts[node]), default=None)
+
+    def _replace(self, lane: _Lane, spare: NodeID, why: Failure, now: float) -> list[Effect]:
+        self.replaced.append((lane.index, lane.node, why))
+        self._reserve.remove(spare)
+        fresh = _Lane(lane.index, spare)
+        for stripe, width in sorted(self._widths.items()):
+            if lane.index < width:
+                (fresh.missed if stripe in self._settled else fresh.waiting).append(stripe)
         self._lanes[lane.index] = fresh
-        return [*effects, *self._advance(fresh, now)]
+        return [Abandon(lane.index, lane.node, why), *self._advance(fresh, now)]
