@@ -17,7 +17,15 @@ from typing import Final
 
 from dds.erasure.stripes import EncodedStripe, encode_stripe
 from dds.placement.draw import Draw
-from dds.primitives.errors import DDSError, IntegrityError, NotEnoughNodes, PeerRefused, PeerTimeout, PeerUnreachable
+from dds.primitives.errors import (
+    DDSError,
+    IntegrityError,
+    NotEnoughNodes,
+    PeerRefused,
+    PeerTimeout,
+    PeerUnreachable,
+    UnavailableError,
+)
 from dds.primitives.ids import FragmentRoot, NodeID, SegmentRoot, UploadID, id_text
 from dds.protocol.upload import Abandon, Commit, Effect, Failed, Failure, Finished, SegmentUpload, Send, Settled
 from dds.runtime.network import Network
@@ -127,8 +135,10 @@ class SegmentSender:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._outcome.done() and not self._outcome.cancelled():
-            self._outcome.exception()  # retrieved: the caller has been told by `add` or `finish`
+        if not self._outcome.done():
+            self._outcome.set_exception(UnavailableError("the put was stopped"))
+        self._outcome.exception()  # retrieved: whoever waits in `add` or `finish` is told
+        self._news.set()
         self._stripes.clear()
         self._spool.close()
 
@@ -259,10 +269,12 @@ class SegmentSender:
 
     def _failure(self, failed: Failed) -> NotEnoughNodes:
         reasons = ", ".join(f"{id_text(node)[:12]} {why.value}" for node, why in sorted(failed.reasons.items()))
-        need, have = len(self.draw.chosen), len(self.draw.chosen) - len(failed.missing)
+        need, tried = len(self.draw.chosen), len(self.draw.chosen) + len(self.draw.spares)
         return NotEnoughNodes(
-            f"only {have} of the {need} nodes that this geometry needs took their fragments ({reasons or 'no candidates'})",
+            f"{need} nodes are needed, and of the {tried} that were drawn {len(failed.reasons)} did not take their fragments "
+            f"({reasons})",
             hint="look at the nodes' state and logs; run the same put again to resume, or use --class custom -k K -m M",
+            needed=need,
             missing=list(failed.missing),
         )
 
