@@ -62,17 +62,15 @@ class ShardBuilder:
         key, name = self._keys[at], self._names[at]
         before = _shared(key, self._keys[at - 1]) if at else 0
         behind = _shared(key, self._keys[at + 1]) if at + 1 < len(self._keys) else 0
-        while len(self._path) > before:
-            self._close()
         while len(self._path) < max(before, behind):  # as deep as it must be to stand alone in its bucket
             self._path += key[len(self._path) : len(self._path) + 1]
             self._open.append([])
         bucket = key[len(self._path)]
         self._open[-1].append((bucket, PBLink(child.cid, b"%02X%s" % (bucket, name), child.tsize)))
+        while len(self._path) > behind:  # now, not with the next entry: its blocks come behind the shards that end here
+            self._close()
 
     def finish(self) -> Built:
-        while self._path:
-            self._close()
         return self._emit(self._open.pop())
 
     def _close(self) -> None:
