@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from typing import Final
 
 from aiohttp import StreamReader
 
 from dds.primitives.errors import LimitError
+from dds.primitives.units import KIB
+
+JOIN_BYTES_MAX: Final = 128 * KIB  # up to here, copying a body behind its head is cheaper than a second write through TLS
 
 
 class BodyRoom:

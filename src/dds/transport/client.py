@@ -14,32 +14,33 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
 import aiohttp
-import msgspec
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.http_exceptions import ContentLengthError
 from yarl import URL
 
-from dds.primitives.errors import InputError, PeerProtocolError, PeerRefused, PeerTimeout, PeerUnreachable
+from dds.primitives.errors import FormatError, InputError, PeerProtocolError, PeerRefused, PeerTimeout, PeerUnreachable
 from dds.primitives.ids import NodeID, id_text
 from dds.primitives.keys import SigningKey
+from dds.primitives.units import KIB
 from dds.transport.bandwidth import PIECE_BYTES, Bandwidth
-from dds.transport.bodies import read_sized
+from dds.transport.bodies import JOIN_BYTES_MAX, read_sized
 from dds.transport.certificate import host_name, parse_host_name
 from dds.transport.limits import ERROR_BODY_BYTES_MAX, HEADER_LINE_BYTES_MAX, ClientLimits, Traffic
-from dds.transport.routes import MSGPACK, NETWORK_HEADER, OCTETS
+from dds.transport.routes import NETWORK_HEADER, OCTETS
 from dds.transport.tls import client_context
-from dds.wire.errors import ErrorReply
+from dds.wire.api import ErrorReply
+from dds.wire.codec import Message, decode, encode
 
 Address = tuple[str, int]
-Reply = TypeVar("Reply", bound=msgspec.Struct)
+Reply = TypeVar("Reply", bound=Message)
 
-READ_AHEAD_BYTES: Final = 64 * 1024
+READ_AHEAD_BYTES: Final = 64 * KIB
 _PATH: Final = re.compile(r"/[!-~]*")
 _HOST_CHARS_MAX: Final = 253
 
@@ -102,8 +103,8 @@ class PeerClient:
         limits: ClientLimits | None = None,
         bandwidth: Bandwidth | None = None,
     ) -> None:
-        self.counters: dict[NodeID, Traffic] = {}
-        self.forgotten = Traffic()  # of peers that were dropped from `counters`, so that totals stay true
+        self._peers: dict[NodeID, _Peer] = {}
+        self._forgotten = Traffic()  # of peers that were dropped, so that totals stay true
         self._limits = limits or ClientLimits()
         self._bandwidth = bandwidth or Bandwidth()
         self._book = AddressBook(self._limits)
@@ -149,10 +150,15 @@ class PeerClient:
     def known(self, node_id: NodeID) -> tuple[Address, ...]:
         return self._book.known(node_id)
 
+    @property
+    def counters(self) -> dict[NodeID, Traffic]:
+        """Traffic by peer, live."""
+        return {node_id: peer.traffic for node_id, peer in self._peers.items()}
+
     def total(self) -> Traffic:
-        """Traffic with all peers together."""
+        """Traffic with all peers together, a copy."""
         total = Traffic()
-        for traffic in (self.forgotten, *self.counters.values()):
+        for traffic in (self._forgotten, *(peer.traffic for peer in self._peers.values())):
             total.add(traffic)
         return total
 
@@ -162,16 +168,16 @@ class PeerClient:
         self, node_id: NodeID, path: str, *, range: tuple[int, int] | None = None, max_bytes: int, timeout_s: float
     ) -> bytes:
         """The body under `path`, of at most `max_bytes`; with `range` = (start, stop) exactly those bytes of it."""
-        headers: dict[str, str] = {}
-        if range is not None:
-            assert 0 <= range[0] < range[1]
-            headers["Range"] = f"bytes={range[0]}-{range[1] - 1}"
-            max_bytes = min(max_bytes, range[1] - range[0])
-        async with self._exchange(node_id, "GET", path, headers, None, timeout_s) as (response, traffic):
-            body = await self._body(node_id, response, max_bytes, traffic)
-            if range is not None and (response.status != 206 or len(body) != range[1] - range[0]):
-                raise PeerProtocolError("the answer is not the range that was asked for", peer=id_text(node_id))
-            return body
+        peer = self._peer(node_id)
+        if range is None:
+            return (await self._exchange(peer, "GET", path, None, None, max_bytes, timeout_s))[1]
+        start, stop = range
+        assert 0 <= start < stop
+        headers = {"Range": f"bytes={start}-{stop - 1}"}
+        status, body = await self._exchange(peer, "GET", path, headers, None, min(max_bytes, stop - start), timeout_s)
+        if status != 206 or len(body) != stop - start:
+            raise PeerProtocolError("the answer is not the range that was asked for", peer=peer.text)
+        return body
 
     async def put(
         self,
@@ -180,99 +186,87 @@ class PeerClient:
         body: bytes | memoryview,
         *,
         headers: Mapping[str, str] | None = None,
-        max_bytes: int = 64 * 1024,
+        max_bytes: int = 64 * KIB,
         timeout_s: float,
     ) -> bytes:
         """Store `body` under `path`; returns the answer's body, of at most `max_bytes`."""
-        sent = {"Content-Type": OCTETS, **(headers or {})}
-        async with self._exchange(node_id, "PUT", path, sent, body, timeout_s) as (response, traffic):
-            return await self._body(node_id, response, max_bytes, traffic)
+        return (await self._exchange(self._peer(node_id), "PUT", path, headers, body, max_bytes, timeout_s))[1]
+
+    async def post(self, node_id: NodeID, path: str, body: bytes | memoryview, *, max_bytes: int, timeout_s: float) -> bytes:
+        """POST raw bytes, get raw bytes: for what has a format of its own. Not repeated on a lost connection: the peer may
+        have acted."""
+        return (await self._exchange(self._peer(node_id), "POST", path, None, body, max_bytes, timeout_s))[1]
+
+    async def delete(self, node_id: NodeID, path: str, *, timeout_s: float) -> None:
+        await self._exchange(self._peer(node_id), "DELETE", path, None, None, ERROR_BODY_BYTES_MAX, timeout_s)
 
     async def call(
-        self,
-        node_id: NodeID,
-        path: str,
-        message: msgspec.Struct,
-        reply_type: type[Reply],
-        *,
-        max_bytes: int,
-        timeout_s: float,
+        self, node_id: NodeID, path: str, message: Message, reply_type: type[Reply], *, max_bytes: int, timeout_s: float
     ) -> Reply:
-        """POST a msgpack struct, get one back. Not repeated on a lost connection: the peer may have acted."""
-        encoded = msgspec.msgpack.encode(message)
-        async with self._exchange(node_id, "POST", path, {"Content-Type": MSGPACK}, encoded, timeout_s) as (response, traffic):
-            body = await self._body(node_id, response, max_bytes, traffic)
+        """POST a wire message, get one back. Not repeated on a lost connection."""
+        body = await self.post(node_id, path, encode(message), max_bytes=max_bytes, timeout_s=timeout_s)
         try:
-            return msgspec.msgpack.decode(body, type=reply_type)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise PeerProtocolError(f"not a {reply_type.__name__}: {error}", peer=id_text(node_id)) from None
+            return decode(body, reply_type, max_bytes=max_bytes)
+        except FormatError as error:
+            raise PeerProtocolError(error.message, peer=id_text(node_id)) from None
 
     # ---- one exchange
 
-    @asynccontextmanager
     async def _exchange(
         self,
-        node_id: NodeID,
+        peer: _Peer,
         method: str,
         path: str,
-        headers: Mapping[str, str],
+        headers: Mapping[str, str] | None,
         body: bytes | memoryview | None,
+        max_bytes: int,
         timeout_s: float,
-    ) -> AsyncIterator[tuple[aiohttp.ClientResponse, Traffic]]:
-        """A request and its checked head; the body is still to be read inside. Translates every failure."""
+    ) -> tuple[int, bytes]:
+        """Status (2xx) and body of the answer; every failure translated."""
         if _PATH.fullmatch(path) is None:
             raise InputError(f"not a path: {path[:80]!r}")
-        url = URL(f"https://{host_name(node_id)}{path}", encoded=True)
-        traffic = self._traffic(node_id)
-        traffic.requests += 1
+        url = URL(peer.origin + path, encoded=True)
+        data = None if body is None else _Outgoing(body, self._bandwidth, peer.traffic)
+        peer.traffic.requests += 1
         done = False
         try:
             async with (
                 asyncio.timeout(timeout_s),
-                self._session.request(
-                    method, url, headers=headers, data=self._payload(body, traffic), allow_redirects=False
-                ) as response,
+                self._session.request(method, url, headers=headers, data=data, allow_redirects=False) as response,
             ):
-                await self._check_head(node_id, response, traffic)
-                yield response, traffic
+                await self._check_head(peer, response)
+                answer = await self._body(peer, response, max_bytes)
             done = True
+            return response.status, answer
         except TimeoutError as error:
-            raise _timeout(node_id, error, timeout_s) from None
+            raise _timeout(peer, error, timeout_s) from None
         except aiohttp.ClientError as error:
-            raise _translated(node_id, error) from None
+            raise _translated(peer, error) from None
         finally:
-            traffic.failures += not done
+            peer.traffic.failures += not done
 
-    def _payload(self, body: bytes | memoryview | None, traffic: Traffic) -> aiohttp.Payload | None:
-        return None if body is None else _Outgoing(body, self._bandwidth, traffic)
-
-    async def _check_head(self, node_id: NodeID, response: aiohttp.ClientResponse, traffic: Traffic) -> None:
-        peer = id_text(node_id)
+    async def _check_head(self, peer: _Peer, response: aiohttp.ClientResponse) -> None:
         if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise PeerProtocolError("the answer has a content encoding", peer=peer)
-        if response.headers.get(NETWORK_HEADER, self._network) != self._network and response.status < 300:
-            raise PeerProtocolError("the peer belongs to another network", peer=peer)
-        if response.status >= 300:
-            raise await self._refusal(node_id, response, traffic)
+            raise PeerProtocolError("the answer has a content encoding", peer=peer.text)
+        if not 200 <= response.status < 300:
+            raise await self._refusal(peer, response)
+        if response.headers.get(NETWORK_HEADER) != self._network:
+            raise PeerProtocolError("the peer belongs to another network", peer=peer.text)
 
-    async def _refusal(self, node_id: NodeID, response: aiohttp.ClientResponse, traffic: Traffic) -> PeerRefused:
+    async def _refusal(self, peer: _Peer, response: aiohttp.ClientResponse) -> PeerRefused:
         try:
-            body = await self._body(node_id, response, ERROR_BODY_BYTES_MAX, traffic)
-            reply = msgspec.msgpack.decode(body, type=ErrorReply)
-        except (PeerProtocolError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            reply = decode(await self._body(peer, response, ERROR_BODY_BYTES_MAX), ErrorReply)
+        except (PeerProtocolError, FormatError):
             reply = ErrorReply(f"http-{response.status}", f"refused with status {response.status}")
-        return PeerRefused(
-            reply.message, peer=id_text(node_id), status=response.status, remote_code=reply.code, hint=reply.hint
-        )
+        return PeerRefused(reply.message, peer=peer.text, status=response.status, remote_code=reply.code, hint=reply.hint)
 
-    async def _body(self, node_id: NodeID, response: aiohttp.ClientResponse, max_bytes: int, traffic: Traffic) -> bytes:
+    async def _body(self, peer: _Peer, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
         """The whole body; more than `max_bytes`, announced or not, is a fault of the peer."""
         content = response.content
         declared = response.content_length
-        too_much = PeerProtocolError(f"the answer is larger than {max_bytes} bytes", peer=id_text(node_id))
-        if declared is not None and declared > max_bytes:
-            raise too_much
         try:
+            if declared is not None and declared > max_bytes:
+                raise _too_much(peer, max_bytes)
             if declared and self._bandwidth.down.is_open:
                 return await read_sized(content, declared)
             pieces: list[bytes] = []
@@ -280,20 +274,29 @@ class PeerClient:
             while piece := await content.readany():
                 size += len(piece)
                 if size > max_bytes:
-                    raise too_much
+                    raise _too_much(peer, max_bytes)
                 pieces.append(piece)
                 await self._bandwidth.down.take(len(piece))
             return b"".join(pieces)
         finally:
-            traffic.received_bytes += content.total_bytes
+            peer.traffic.received_bytes += content.total_bytes
 
-    def _traffic(self, node_id: NodeID) -> Traffic:
-        traffic = self.counters.get(node_id)
-        if traffic is None:
-            traffic = self.counters[node_id] = Traffic()
-            if len(self.counters) > self._limits.peers_max:
-                self.forgotten.add(self.counters.pop(next(iter(self.counters))))
-        return traffic
+    def _peer(self, node_id: NodeID) -> _Peer:
+        peer = self._peers.get(node_id)
+        if peer is None:
+            peer = self._peers[node_id] = _Peer(id_text(node_id), "https://" + host_name(node_id))
+            if len(self._peers) > self._limits.peers_max:
+                self._forgotten.add(self._peers.pop(next(iter(self._peers))).traffic)
+        return peer
+
+
+@dataclass(slots=True)
+class _Peer:
+    """What is worth keeping about a peer; base32 in Python costs more than the rest of a request's preparation."""
+
+    text: str
+    origin: str
+    traffic: Traffic = field(default_factory=Traffic)
 
 
 class _Outgoing(aiohttp.Payload):
@@ -312,6 +315,8 @@ class _Outgoing(aiohttp.Payload):
     async def write(self, writer: aiohttp.abc.AbstractStreamWriter) -> None:
         if self._gate.is_open:
             self._traffic.sent_bytes += len(self._body)
+            if len(self._body) > JOIN_BYTES_MAX:
+                writer.send_headers()  # else they are joined with the body, which is copied for it
             await writer.write(self._body)
             return
         view = memoryview(self._body)
@@ -323,19 +328,22 @@ class _Outgoing(aiohttp.Payload):
             await writer.drain()
 
 
-def _timeout(node_id: NodeID, error: TimeoutError, timeout_s: float) -> PeerTimeout | PeerUnreachable:
+def _timeout(peer: _Peer, error: TimeoutError, timeout_s: float) -> PeerTimeout | PeerUnreachable:
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return PeerUnreachable("no connection in time", peer=id_text(node_id))
-    return PeerTimeout(f"no whole answer within {timeout_s:g} s", peer=id_text(node_id))
+        return PeerUnreachable("no connection in time", peer=peer.text)
+    return PeerTimeout(f"no whole answer within {timeout_s:g} s", peer=peer.text)
 
 
-def _translated(node_id: NodeID, error: aiohttp.ClientError) -> PeerUnreachable | PeerProtocolError:
+def _translated(peer: _Peer, error: aiohttp.ClientError) -> PeerUnreachable | PeerProtocolError:
     """Whose fault a failure is. Somebody else answering at a node's address is not the node's fault."""
-    peer = id_text(node_id)
     if isinstance(error, aiohttp.ClientSSLError):
-        return PeerUnreachable("what answers there has not this node's key", peer=peer, detail=str(error)[:200])
+        return PeerUnreachable("what answers there has not this node's key", peer=peer.text, detail=str(error)[:200])
     if isinstance(error, aiohttp.ClientPayloadError) and isinstance(error.__cause__, ContentLengthError):
-        return PeerUnreachable("went away in the middle of an answer", peer=peer)
+        return PeerUnreachable("went away in the middle of an answer", peer=peer.text)
     if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ClientResponseError):
-        return PeerProtocolError(f"the answer is not HTTP as it should be: {error}"[:200], peer=peer)
-    return PeerUnreachable(f"cannot be reached: {error}"[:200], peer=peer)
+        return PeerProtocolError(f"the answer is not HTTP as it should be: {error}"[:200], peer=peer.text)
+    return PeerUnreachable(f"cannot be reached: {error}"[:200], peer=peer.text)
+
+
+def _too_much(peer: _Peer, max_bytes: int) -> PeerProtocolError:
+    return PeerProtocolError(f"the answer is larger than {max_bytes} bytes", peer=peer.text)

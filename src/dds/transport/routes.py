@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, unquote
 
-import msgspec
-
 from dds.primitives.errors import (
     ConfigError,
     CorruptError,
@@ -33,7 +31,8 @@ from dds.primitives.errors import (
 )
 from dds.primitives.ids import NodeID
 from dds.primitives.units import KIB
-from dds.wire.errors import ErrorReply, error_reply
+from dds.wire.api import ErrorReply
+from dds.wire.codec import Message, decode, encode
 
 MSGPACK: Final = "application/msgpack"
 OCTETS: Final = "application/octet-stream"
@@ -41,7 +40,7 @@ NETWORK_HEADER: Final = "DDS-Network"  # a request for another network is refuse
 QUERY_FIELDS_MAX: Final = 16
 
 Body = bytes | bytearray | memoryview
-Message = TypeVar("Message", bound=msgspec.Struct)
+Asked = TypeVar("Asked", bound=Message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,28 +98,24 @@ class Route:
 
 def rpc_route(
     path: str,
-    message_type: type[Message],
-    handler: Callable[[Request, Message], Awaitable[msgspec.Struct]],
+    message_type: type[Asked],
+    handler: Callable[[Request, Asked], Awaitable[Message]],
     *,
     max_body_bytes: int,
     max_reply_bytes: int = 64 * KIB,
     peer_required: bool = False,
 ) -> Route:
-    """A POST route that takes and gives msgpack structs; what does not decode is answered with 400."""
-    decoder = msgspec.msgpack.Decoder(message_type)
+    """A POST route that takes and gives wire messages; what does not decode is answered with 400."""
 
     async def handle(request: Request) -> Response:
-        try:
-            message = decoder.decode(request.body)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise FormatError(f"not a {message_type.__name__}: {error}") from None
+        message = decode(request.body, message_type, max_bytes=max_body_bytes)
         return message_response(await handler(request, message))
 
     return Route("POST", path, handle, max_body_bytes, max_reply_bytes, peer_required)
 
 
-def message_response(message: msgspec.Struct, status: int = 200) -> Response:
-    return Response(status, msgspec.msgpack.encode(message), MSGPACK)
+def message_response(message: Message, status: int = 200) -> Response:
+    return Response(status, encode(message), MSGPACK)
 
 
 # ---- errors
@@ -144,14 +139,14 @@ def error_response(error: DDSError) -> Response:
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
     if isinstance(error, _PRIVATE):
         return refusal(status, error.code, "this node has trouble with its own storage or configuration")
-    return message_response(error_reply(error), status)
+    return message_response(ErrorReply(error.code, error.message, error.hint), status)
 
 
 def refusal(
     status: int, code: str, message: str, *, hint: str | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
     """An error answer that is no DDSError: 401, 403, 409 and the like."""
-    return Response(status, msgspec.msgpack.encode(ErrorReply(code, message, hint)), MSGPACK, headers or {})
+    return Response(status, encode(ErrorReply(code, message, hint)), MSGPACK, headers or {})
 
 
 # ---- ranges

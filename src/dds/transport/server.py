@@ -26,17 +26,16 @@ from dds.primitives.ids import NodeID
 from dds.primitives.keys import SigningKey
 from dds.primitives.units import KIB
 from dds.transport.bandwidth import PIECE_BYTES, Bandwidth
-from dds.transport.bodies import BodyRoom, read_sized
+from dds.transport.bodies import JOIN_BYTES_MAX, BodyRoom, read_sized
 from dds.transport.connections import Connection, Phase
 from dds.transport.limits import HEADER_LINE_BYTES_MAX, HEADERS_MAX, ServerCounters, ServerLimits
 from dds.transport.listener import Listener
 from dds.transport.routes import NETWORK_HEADER, Body, Request, Response, Route, RouteTable, error_response, refusal
 from dds.transport.tls import peer_of, server_context
 
-READ_AHEAD_BYTES: Final = 16 * KIB  # of a body that has no room yet
+READ_AHEAD_BYTES: Final = 64 * KIB  # of a body that has no room yet
 LINGER_S: Final = 1.0  # how long the rest of a refused body is read and dropped, so that the refusal arrives
 RETRY_AFTER_S: Final = 1
-JOIN_BYTES_MAX: Final = 4 * KIB  # up to here, head and body are cheaper in one piece than apart
 _NO_ROUTE: Final = "(none)"
 
 _log = logging.getLogger(__name__)
