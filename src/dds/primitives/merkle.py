@@ -25,12 +25,12 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 def leaf_hashes(data: Buffer, leaf_bytes: int) -> list[bytes]:
-    """Hashes of `data` cut into leaves of exactly `leaf_bytes`; the last is padded with zero bytes (docs/spec/content.md)."""
-    raw = data if isinstance(data, bytes) else bytes(data)
-    whole = len(raw) // leaf_bytes * leaf_bytes
-    hashes = [_sha256(b"\x00" + raw[at : at + leaf_bytes]).digest() for at in range(0, whole, leaf_bytes)]
-    if whole < len(raw):
-        hashes.append(leaf_hash(raw[whole:].ljust(leaf_bytes, b"\x00")))
+    """Hashes of `data` cut into leaves of exactly `leaf_bytes`; the last is padded with zero bytes (docs/spec/segments.md)."""
+    view = memoryview(data)
+    whole = len(view) // leaf_bytes * leaf_bytes
+    hashes = [_sha256(b"\x00" + view[at : at + leaf_bytes]).digest() for at in range(0, whole, leaf_bytes)]
+    if whole < len(view):
+        hashes.append(leaf_hash(bytes(view[whole:]).ljust(leaf_bytes, b"\x00")))
     return hashes
 
 

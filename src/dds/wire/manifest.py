@@ -131,7 +131,7 @@ _ROOT_KEYS = {
 def decode_manifest(payload: bytes) -> Manifest:
     """Parse a root section's dag-cbor."""
     plain = decode_dag_cbor(payload, max_bytes=MANIFEST_BYTES_MAX)
-    if not isinstance(plain, dict) or not isinstance(plain.get("version"), int):
+    if type(plain) is not dict or type(plain.get("version")) is not int:
         raise FormatError("not a manifest")
     if plain["version"] != MANIFEST_VERSION:
         raise UnsupportedVersion(f"manifest version {plain['version']} is not known", hint="upgrade dds")
