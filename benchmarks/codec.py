@@ -13,7 +13,6 @@ from collections.abc import Callable
 from itertools import cycle, islice
 
 from benchmarks.rows import Row
-
 from dds.erasure.compression import compress
 from dds.erasure.fragment_tree import record_of
 from dds.erasure.geometry import STANDARD, full_stripe

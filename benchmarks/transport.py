@@ -22,6 +22,7 @@ import aiohttp
 import uvloop
 from aiohttp import web
 
+from benchmarks.rows import Row
 from dds.primitives.ids import NodeID
 from dds.primitives.keys import SigningKey
 from dds.primitives.units import GIB, KIB, MIB
@@ -240,6 +241,22 @@ def run(seconds: float = 2.0) -> list[Figure]:
     figures: list[Figure] = []
     uvloop.run(_open({}, list(SIDES), seconds, figures))
     return figures
+
+
+def rows() -> list[Row]:
+    """For `make bench`: ours against bare aiohttp."""
+    figures = iter(run())
+    return [
+        Row(
+            f"{ours.method} of {ours.size_bytes // KIB} KiB: CPU of both ends",
+            ours.cpu_s_per_gib,
+            "s/GiB",
+            bare.cpu_s_per_gib,
+            ours.cpu_s_per_gib / bare.cpu_s_per_gib,
+            1.15,
+        )
+        for ours, bare in zip(figures, figures, strict=True)
+    ]
 
 
 def main() -> None:

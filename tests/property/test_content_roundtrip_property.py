@@ -7,7 +7,6 @@ import random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.content_dags import Store, Tree, stored, tree_of
 
 from dds.content.block import Built, Ref
 from dds.content.builder import FileBuilder, fixed_file_tsize
@@ -16,6 +15,7 @@ from dds.content.hamt import ShardBuilder, hash_order
 from dds.content.reader import EMPTY_BLOCK, DagReader, Window, read_file, read_tree, resolve, run
 from dds.primitives.cid import RAW, codec_of
 from dds.primitives.units import CHUNK_BYTES
+from tests.content_dags import Store, Tree, stored, tree_of
 
 NAMES = st.binary(min_size=1, max_size=12).filter(lambda name: name not in (b".", b"..") and not {0, 47} & set(name))
 TARGETS = st.text(st.characters(min_codepoint=1, exclude_categories=["Cs"]), min_size=1, max_size=20)

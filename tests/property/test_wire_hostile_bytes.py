@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.vectors.wire_samples import NETWORK, SAMPLE_KEY, samples
 
 from dds.primitives.cid import cid_of
 from dds.primitives.errors import FormatError, IntegrityError, UnsupportedVersion
@@ -28,6 +27,7 @@ from dds.wire.segment import (
     encode_index,
 )
 from dds.wire.signed import Signed, open_signed, sign
+from tests.vectors.wire_samples import NETWORK, SAMPLE_KEY, samples
 
 PARSERS: dict[str, Callable[[bytes], object]] = {
     "index": decode_index,

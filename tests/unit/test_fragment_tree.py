@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tests.vectors.keystream import keystream
-from tests.vectors.merkle_oracle import merkle_tree_hash, padded_leaves
 
 from dds.erasure.fragment_tree import (
     fragment_root,
@@ -19,6 +17,8 @@ from dds.erasure.fragment_tree import (
 )
 from dds.primitives.merkle import root_of
 from dds.primitives.units import LEAF_BYTES, MIB
+from tests.vectors.keystream import keystream
+from tests.vectors.merkle_oracle import merkle_tree_hash, padded_leaves
 
 SIZES = [1, LEAF_BYTES - 1, LEAF_BYTES, LEAF_BYTES + 1, 2 * LEAF_BYTES, 7 * LEAF_BYTES + 100, 12 * LEAF_BYTES]
 

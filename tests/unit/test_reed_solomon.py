@@ -8,11 +8,11 @@ from itertools import combinations
 from math import comb
 
 import pytest
-from tests.vectors.cauchy_oracle import gf_inverse, parity_fragments
 
 from dds.erasure import reed_solomon
 from dds.erasure.reed_solomon import STRIP_BYTES, decode, encode
 from dds.primitives.errors import FormatError, InputError, NotEnoughFragments
+from tests.vectors.cauchy_oracle import gf_inverse, parity_fragments
 
 CLASS_GEOMETRIES = [(10, 6), (10, 10), (16, 16), (6, 6)]
 WIDE_GEOMETRIES = [(20, 12), (64, 64), (2, 1), (3, 1), (64, 1), (2, 126)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from tests.vectors.keystream import keystream
 
 from dds.erasure.compression import StoredBlock, decompress
 from dds.erasure.fragment_tree import matches_record
@@ -17,6 +16,7 @@ from dds.primitives.cid import CID, cid_of
 from dds.primitives.errors import FormatError, IntegrityError, LimitError, NotEnoughFragments
 from dds.primitives.units import KIB, MIB
 from dds.wire.segment import CODEC_PLAIN, StripeShape, decode_encoding, decode_index, segment_id_of
+from tests.vectors.keystream import keystream
 
 BLANK = CID(cid_of(b""))
 

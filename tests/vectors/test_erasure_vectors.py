@@ -7,9 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.vectors.cauchy_oracle import parity_fragments
-from tests.vectors.keystream import keystream
-from tests.vectors.merkle_oracle import merkle_tree_hash, padded_leaves
 
 from dds.erasure.compression import StoredBlock, decompress
 from dds.erasure.fragment_tree import fragment_root
@@ -18,6 +15,9 @@ from dds.erasure.segment_builder import SegmentBuilder
 from dds.primitives.cid import cid_of
 from dds.primitives.units import LEAF_BYTES
 from dds.wire.segment import CODEC_PLAIN, CODEC_ZSTD, segment_id_of
+from tests.vectors.cauchy_oracle import parity_fragments
+from tests.vectors.keystream import keystream
+from tests.vectors.merkle_oracle import merkle_tree_hash, padded_leaves
 
 FROZEN: dict[str, Any] = json.loads(Path(__file__).with_name("erasure.json").read_text())
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.content_trees import Node, children, file_bytes, keystream_slices, kubo_names, materialize
 
 from dds.content.block import Built
 from dds.content.builder import (
@@ -27,6 +26,7 @@ from dds.content.chunking import FixedChunker
 from dds.primitives.cid import RAW, cid_of, cid_text
 from dds.primitives.errors import SourceChangedError
 from dds.storage.source import SourceOptions, build_dag
+from tests.content_trees import Node, children, file_bytes, keystream_slices, kubo_names, materialize
 
 VECTORS: dict[str, Any] = json.loads(Path(__file__).with_name("unixfs_v1_2025.json").read_text())
 ON_DISK_ENTRIES_MAX = 100

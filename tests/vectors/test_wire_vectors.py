@@ -7,6 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
+
+from dds.primitives.cid import cid_text
+from dds.wire.manifest import decode_manifest, decode_section, open_manifest, section_cid
+from dds.wire.receipts import open_receipt
+from dds.wire.segment import decode_encoding, decode_index, segment_id_of
 from tests.vectors.merkle_oracle import merkle_tree_hash
 from tests.vectors.wire_samples import (
     NETWORK,
@@ -17,11 +22,6 @@ from tests.vectors.wire_samples import (
     sample_manifest,
     samples,
 )
-
-from dds.primitives.cid import cid_text
-from dds.wire.manifest import decode_manifest, decode_section, open_manifest, section_cid
-from dds.wire.receipts import open_receipt
-from dds.wire.segment import decode_encoding, decode_index, segment_id_of
 
 FROZEN: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("wire.json").read_text())
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from tests.vectors.keystream import keystream
-
 from dds.erasure.fragment_tree import record_of
 from dds.erasure.stripes import encode_stripe
 from dds.primitives.cid import cid_of
@@ -13,7 +11,7 @@ from dds.primitives.ids import NodeID, PublisherID, SegmentID
 from dds.primitives.keys import SigningKey
 from dds.wire import api
 from dds.wire.codec import encode
-from dds.wire.manifest import Body, Manifest, Run, Section, SegmentRow, encode_section
+from dds.wire.manifest import Body, Manifest, Run, Section, SegmentRow, encode_body
 from dds.wire.receipts import Receipt, sign_receipt
 from dds.wire.segment import (
     CODEC_PLAIN,
@@ -25,6 +23,7 @@ from dds.wire.segment import (
     segment_id_of,
 )
 from dds.wire.signed import sign
+from tests.vectors.keystream import keystream
 
 NETWORK = "testnet"
 SAMPLE_KEY = SigningKey(bytes(range(32)))
@@ -105,7 +104,7 @@ def samples() -> dict[str, bytes]:
         "encoding": sample_encoding().encode(),
         "manifest": sample_manifest().encode(),
         "signed manifest": sample_manifest().sign(SAMPLE_KEY, NETWORK),
-        "section": encode_section(sample_body()),
+        "section": encode_body(sample_body()),
         "receipt": sample_receipt(),
         "frames": api.encode_frames([b"one", None, b"", b"four"]),
         "Signed": sign(SAMPLE_KEY, b"dds/sample/v1", NETWORK, b"payload"),
