@@ -84,7 +84,8 @@ class Client:
         return await self._reading(content, _silent).stat()
 
     def _reading(self, content: CID, progress: Callable[[Progress], None]) -> Reading:
-        return Reading(self.network, content, self._catalog.content_holders(content), progress)
+        note = self._catalog.content(content)
+        return Reading(self.network, content, note.holders if note else (), progress)
 
 
 @asynccontextmanager

@@ -56,17 +56,13 @@ class Packer:
     outlet: Outlet
     first_segment: int = 0
     runs: list[PlacedRun] = field(default_factory=list)
+    starts: dict[int, int] = field(default_factory=dict)  # new segment -> position of its first block
     unique_bytes: int = 0
     stored_bytes: int = 0  # of new blocks, after compression
     reused_bytes: int = 0
     _seen: set[CID] = field(default_factory=set)
     _builder: SegmentBuilder | None = None
     _number: int = -1
-
-    @property
-    def segments(self) -> int:
-        """New segments so far."""
-        return self._number + 1 - self.first_segment if self._number >= 0 else 0
 
     def block(self, block: Block, position: int) -> None:
         """Take the next block of the post-order walk; a repeat within the content costs nothing."""
@@ -85,6 +81,7 @@ class Packer:
             self._close(final=False)
         if self._builder is None:
             self._number = self._number + 1 if self._number >= 0 else self.first_segment
+            self.starts[self._number] = position
             self._builder = SegmentBuilder(self.geometry.k, self.geometry.m, self.class_name)
         self._note(self._number, len(self._builder), position)
         for stripe in self._builder.add_stored(stored):

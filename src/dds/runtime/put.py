@@ -31,7 +31,7 @@ from dds.runtime.results import Progress, PutOptions, PutResult
 from dds.runtime.segment_sender import SegmentOutcome, SegmentSender
 from dds.runtime.segments import open_segment
 from dds.runtime.tasks import gather_all
-from dds.storage.catalog import Catalog, UploadNote
+from dds.storage.catalog import Catalog, ContentNote
 from dds.storage.source import BuiltTree, SourceOptions, build_dag, build_stream
 from dds.wire.api import HoldingReply, HoldingRequest, ManifestReply, ManifestRequest
 from dds.wire.manifest import INLINE_BODY_BYTES_MAX, Body, Manifest, Run, Section, SegmentRow, encode_body, section_cid
@@ -80,6 +80,7 @@ class Put:
     _encoded_bytes: int = 0
     _read_bytes: int = 0
     _source_key: bytes = b""
+    _packer: Packer | None = None
     _stop: bool = False
 
     async def run(self, source: Path | BinaryIO, total_bytes: int | None = None) -> PutResult:
@@ -92,7 +93,7 @@ class Put:
         started = time.monotonic()
         geometry = self._geometry()
         self._source_key = _source_key(source, self.options, self.network.key.public)
-        packer = Packer(geometry, self.options.class_name, self)
+        packer = self._packer = Packer(geometry, self.options.class_name, self)
         try:
             built = await self._in_thread(lambda: self._read(source, packer, total_bytes))
             manifest, self.manifest_holders = await self._publish(built, packer)
@@ -171,21 +172,22 @@ class Put:
 
     def _open(self, segment: int, width: int, m: int) -> SegmentSender:
         """A sender with its nodes drawn, or with those of a broken put of the same thing."""
-        note = self.catalog.open_upload(self._source_key, segment)
-        known = set(self.network.known_nodes())
-        if note is not None and len(note.chosen) == width and known.issuperset(note.chosen):
-            chosen, spares = ([NodeID(node) for node in nodes if node in known] for nodes in (note.chosen, note.spares))
-            order = Draw(tuple(chosen), tuple(spares), ())
-            return self._sender(UploadID(note.upload_id), order, segment, resume=True)
+        candidates = self.network.candidates()
+        assert self._packer is not None
+        start = self._packer.starts[segment]  # names the segment in the journal: its number changes when others are reused
+        note = self.catalog.open_upload(self._source_key, start)
+        if note is not None and len(note.nodes) == width and set(self.network.known_nodes()).issuperset(note.nodes):
+            rest = [candidate for candidate in candidates if candidate.node_id not in note.nodes]
+            spares = draw(rest, 0, Rules.for_loss_tolerance(m), bytes(note.upload_id)).spares
+            return self._sender(note.upload_id, Draw(note.nodes, spares, ()), segment, resume=True)
         upload_id = UploadID(os.urandom(16))
         seed = tagged_hash(b"dds/candidates/v1", self.network.key.public, upload_id, segment.to_bytes(8, "big"))
-        candidates = self.network.candidates()
         order = draw(candidates, width, Rules.for_loss_tolerance(m), seed)
-        for bend in order.bends:
-            note_text = bend.describe(m)
-            if note_text not in self._notes:
-                self._notes.append(note_text)
-        self.catalog.note_upload(UploadNote(self._source_key, segment, upload_id, list(order.chosen), list(order.spares)))
+        bends = [bend.describe(m) for bend in order.bends]
+        self._notes += [text for text in bends if text not in self._notes]
+        if note is not None:
+            self.catalog.close_upload(note.upload_id)
+        self.catalog.note_upload(self._source_key, start, upload_id, order.chosen)
         return self._sender(upload_id, order, segment, resume=False)
 
     def _sender(self, upload_id: UploadID, order: Draw, segment: int, *, resume: bool) -> SegmentSender:
@@ -214,11 +216,13 @@ class Put:
             await sender.cancel()
         for index, node, why in outcome.replaced:
             self._notes.append(f"node {self.network.describe(node)} was replaced for fragment {index}: {why.value}")
-        await asyncio.to_thread(
-            self.catalog.add_segment, closed.record.segment_id, list(outcome.holders), encoding, closed.index
-        )
+        await asyncio.to_thread(self._keep, closed, outcome.holders, encoding, sender.upload_id)
         self._encoded_bytes += sum(fragment.size for row in closed.record.records for fragment in row)
         return _Sent(closed.record.segment_id, closed.record, outcome.holders, sender.draw.chosen)
+
+    def _keep(self, closed: ClosedSegment, holders: tuple[NodeID, ...], encoding: bytes, upload_id: UploadID) -> None:
+        self.catalog.add_segment(closed.record.segment_id, holders, encoding, closed.index)
+        self.catalog.close_upload(upload_id)
 
     async def _cancel_all(self) -> None:
         for task in self._finishing.values():
@@ -234,7 +238,7 @@ class Put:
         cached = self.catalog.segment(segment_id)
         if cached is None:
             return False
-        segment = open_segment(cached.encoding, segment_id, self.network.name)
+        segment = open_segment(cached.encoding_raw, segment_id, self.network.name)
         if segment is None:
             return False
         record, holders = segment.record, cached.holders
@@ -242,6 +246,7 @@ class Put:
         live, tolerance = sum(held), record.loss_tolerance
         if live < record.width - tolerance // 3:
             self._notes.append(f"an earlier segment is held by only {live} of {record.width} nodes: its blocks are sent anew")
+            self.catalog.forget_segment(segment_id)
             return False
         if live < record.width:
             self._notes.append(f"an earlier segment is reused although only {live} of its {record.width} nodes answer")
@@ -283,7 +288,8 @@ class Put:
             sent[number], self._last = await self._finish(number, closed, None), None
         parts = list(_split_runs(packer.runs))
         bodies = [self._body(part, sent) for part in parts]
-        meta = Packer(packer.geometry, self.options.class_name, self, first_segment=max(sent, default=-1) + 1)
+        self._source_key = tagged_hash(b"dds/put-sections/v1", self._source_key)
+        meta = self._packer = Packer(packer.geometry, self.options.class_name, self, first_segment=max(sent, default=-1) + 1)
         sections: list[Section] = []
         position = 0
         for part, body in zip(parts, bodies, strict=True):
@@ -386,8 +392,17 @@ class Put:
 
     def _remember(self, source: Path | BinaryIO, manifest: Manifest) -> None:
         name = source.name if isinstance(source, Path) else "-"
-        self.catalog.add_content(manifest.content, name, self.manifest_holders, manifest.content_bytes)
-        self.catalog.close_uploads(self._source_key)
+        self.catalog.add_content(
+            ContentNote(
+                cid=manifest.content,
+                name=name,
+                size_bytes=manifest.content_bytes,
+                class_name=manifest.class_name,
+                kind=manifest.kind,
+                put_ms=manifest.created_ms,
+                holders=tuple(self.manifest_holders),
+            )
+        )
 
     def _report(self, phase: str, done: int, total: int | None) -> None:
         self.progress(Progress(phase, done, total))

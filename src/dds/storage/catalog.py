@@ -1,224 +1,326 @@
-"""The client's memory in its home: which blocks the network already has from us, and which puts were broken off.
+"""What a client's home remembers: where its chunks are, which uploads are under way, what it has published (SQLite).
 
-A cache: everything in it can be lost without losing content. SQLite in WAL mode with a busy timeout, short transactions and
-one connection a thread, so that two `dds` processes of a home can work at once. Sizes: about 60 bytes a block.
+Three memories in one file. The *chunk catalog* maps a CID to the segment and entry that hold it, for deduplication of later
+puts. The *put journal* notes every fragment that a node has acknowledged, so that a repeated `dds put` sends nothing twice. The
+*contents* are what `dds ls` shows. It is a memory, never an authority: a lost or stale catalog costs time, not content.
+
+Any number of processes may use one catalog at once: WAL, a long busy timeout, short transactions, and a retry where SQLite
+still says "locked". Acknowledgements are synced only when the operating system pleases: after a power loss a fragment may be
+sent twice, which a node keeps once.
 """
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import NamedTuple, TypeVar
 
-from dds.primitives.cid import CID, codec_of, digest_of
+from dds.primitives.cid import CID
 from dds.primitives.errors import ConfigError, StorageError
-from dds.primitives.ids import ID_BYTES, NodeID, SegmentID, UploadID
+from dds.primitives.ids import ID_BYTES, FragmentRoot, NodeID, SegmentID, UploadID
+from dds.storage.fileops import disk_errors
 from dds.wire.segment import decode_index
 
 T = TypeVar("T")
-
-SCHEMA_VERSION: Final = 1
-BUSY_TIMEOUT_S: Final = 30.0
-UPLOAD_AGE_S_MAX: Final = 20 * 3600  # nodes forget what is staged after 24 h
+CATALOG_VERSION = 1
+BUSY_TIMEOUT_S = 30.0
+_RETRIES = 20
+_RETRY_S = 0.05
+_CIDS_PER_QUERY = 500
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS segment (
-    number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, holders BLOB NOT NULL, encoding BLOB NOT NULL, idx BLOB NOT NULL
-);
-CREATE TABLE IF NOT EXISTS block (
-    digest BLOB NOT NULL, codec INTEGER NOT NULL, segment INTEGER NOT NULL, entry INTEGER NOT NULL,
-    PRIMARY KEY (digest, codec)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS block_segment ON block (segment);
-CREATE TABLE IF NOT EXISTS upload (
-    source BLOB NOT NULL, segment INTEGER NOT NULL, id BLOB NOT NULL, nodes TEXT NOT NULL, started REAL NOT NULL,
-    PRIMARY KEY (source, segment)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS content (
-    cid BLOB PRIMARY KEY, name TEXT NOT NULL, holders BLOB NOT NULL, bytes INTEGER NOT NULL, stored REAL NOT NULL
-) WITHOUT ROWID;
+CREATE TABLE segments(id INTEGER PRIMARY KEY, segment BLOB UNIQUE, holders BLOB, encoding BLOB, entries BLOB);
+CREATE TABLE chunks(cid BLOB PRIMARY KEY, segment INT, entry INT) WITHOUT ROWID;
+CREATE INDEX chunks_segment ON chunks(segment);
+CREATE TABLE uploads(upload BLOB PRIMARY KEY, source BLOB, number INT, nodes BLOB, UNIQUE(source, number)) WITHOUT ROWID;
+CREATE TABLE acks(upload BLOB, root BLOB, node BLOB, PRIMARY KEY(upload, root, node)) WITHOUT ROWID;
+CREATE TABLE contents(cid BLOB PRIMARY KEY, name TEXT, size INT, class TEXT, kind TEXT, put_ms INT, holders BLOB)
+WITHOUT ROWID;
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(NamedTuple):
     segment_id: SegmentID
-    entry: int
+    entry: int  # row of the segment's index
 
 
 @dataclass(frozen=True, slots=True)
 class CachedSegment:
-    holders: list[NodeID]  # by fragment index
-    encoding: bytes  # the signed encoding record
-    index: bytes
+    """What is needed to use a segment again without asking anyone: checked when it was put here, hints afterwards."""
+
+    segment_id: SegmentID
+    holders: tuple[NodeID, ...]  # by fragment index
+    encoding_raw: bytes  # the signed encoding record
+    index_raw: bytes  # the segment index
 
 
 @dataclass(frozen=True, slots=True)
 class UploadNote:
-    """One segment of a put that is under way or was broken off."""
+    """One segment of one put that is under way."""
 
-    source: bytes  # what is being put, and how: 32 bytes
-    segment: int
-    upload_id: bytes
-    chosen: list[bytes]  # NodeIDs by fragment index
-    spares: list[bytes]
+    upload_id: UploadID
+    nodes: tuple[NodeID, ...]  # by fragment index
+
+
+@dataclass(frozen=True, slots=True)
+class ContentNote:
+    cid: CID
+    name: str
+    size_bytes: int
+    class_name: str
+    kind: str  # "file", "directory", "symlink"
+    put_ms: int
+    holders: tuple[NodeID, ...] = ()  # of the manifest, when it was put: asked first
 
 
 class Catalog:
-    """See the module's text. Methods may be called from any thread."""
+    """Safe to use from several threads, and from several processes at once."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._local = threading.local()
-        self._open: list[sqlite3.Connection] = []
+        """Open the catalog file, making it (mode 0600) and its directory where there is none.
+
+        Raises:
+            ConfigError: it is not a catalog, or of a newer release.
+            StorageError
+        """
+        self.path = path
         self._lock = threading.Lock()
-        self._connection()
+        with disk_errors(f"opening the catalog {path}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S)
+            try:
+                self._run(self._prepare)
+            except BaseException:
+                self._db.close()
+                raise
+
+    def _prepare(self) -> None:
+        try:
+            self._db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise ConfigError(f"{self.path} is not a catalog: {error}", hint="move it away; a new one is made") from None
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.execute("PRAGMA cache_size = -4096")
+        version = self._version()
+        if version == 0:
+            self._in_transaction(self._create)
+        elif version != CATALOG_VERSION:
+            raise ConfigError(f"{self.path} is of catalog version {version}", hint="upgrade dds")
+
+    def _create(self) -> None:
+        if self._version() == 0:  # another process may have been first
+            for statement in _SCHEMA.split(";"):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {CATALOG_VERSION}")
+
+    def _version(self) -> int:
+        version: int = self._db.execute("PRAGMA user_version").fetchone()[0]
+        return version
 
     def close(self) -> None:
         with self._lock:
-            for connection in self._open:
-                connection.close()
-            self._open.clear()
+            self._db.close()
 
-    # -- blocks -----------------------------------------------------------------------------------------------------------
+    def __enter__(self) -> Catalog:
+        return self
 
-    def lookup(self, cids: Iterable[CID]) -> dict[CID, Location]:
-        """Where each of these blocks lies, for those that are known."""
-        found: dict[CID, Location] = {}
-        for cid in cids:
-            row = self._read(
-                "SELECT s.id, b.entry FROM block b JOIN segment s ON s.number = b.segment WHERE b.digest = ? AND b.codec = ?",
-                (digest_of(cid), codec_of(cid)),
-            )
-            if row is not None:
-                found[cid] = Location(SegmentID(row[0]), row[1])
-        return found
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-    def add_segment(self, segment_id: SegmentID, holders: list[NodeID], encoding: bytes, index: bytes) -> None:
-        """Remember a segment that is durably on the network, and every block in it."""
-        blocks = [(digest_of(entry.cid), codec_of(entry.cid), at) for at, entry in enumerate(decode_index(index))]
-        with self._write() as connection:
-            connection.execute(
-                "INSERT INTO segment (id, holders, encoding, idx) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
-                "holders = excluded.holders, encoding = excluded.encoding",
-                (segment_id, b"".join(holders), encoding, index),
+    # Chunks
+
+    def lookup(self, cids: Sequence[CID]) -> dict[CID, Location]:
+        """Where those of `cids` that are known lie."""
+
+        def look() -> dict[CID, Location]:
+            found: dict[CID, Location] = {}
+            for at in range(0, len(cids), _CIDS_PER_QUERY):
+                some = cids[at : at + _CIDS_PER_QUERY]
+                marks = ", ".join("?" * len(some))
+                query = f"SELECT cid, s.segment, entry FROM chunks c JOIN segments s ON s.id = c.segment WHERE cid IN ({marks})"  # noqa: S608
+                for cid, segment, entry in self._db.execute(query, some):
+                    found[CID(cid)] = Location(SegmentID(segment), entry)
+            return found
+
+        return self._do("looking up chunks", look)
+
+    def add_segment(self, segment_id: SegmentID, holders: Sequence[NodeID], encoding_raw: bytes, index_raw: bytes) -> None:
+        """Remember a segment and all chunks of its index; one that is known gets the new holders and record.
+
+        A chunk that is known in another segment stays there.
+
+        Raises:
+            FormatError: `index_raw` is not a segment index.
+        """
+        entries = decode_index(index_raw)
+
+        def add() -> None:
+            row = (segment_id, b"".join(holders), encoding_raw, index_raw)
+            self._db.execute(
+                "INSERT INTO segments(segment, holders, encoding, entries) VALUES (?, ?, ?, ?) ON CONFLICT(segment) "
+                "DO UPDATE SET holders = excluded.holders, encoding = excluded.encoding, entries = excluded.entries",
+                row,
             )
-            (number,) = connection.execute("SELECT number FROM segment WHERE id = ?", (segment_id,)).fetchone()
-            connection.executemany(
-                "INSERT OR REPLACE INTO block (digest, codec, segment, entry) VALUES (?, ?, ?, ?)",
-                [(digest, codec, number, at) for digest, codec, at in blocks],
-            )
+            (at,) = self._db.execute("SELECT id FROM segments WHERE segment = ?", (segment_id,)).fetchone()
+            rows = ((entry.cid, at, number) for number, entry in enumerate(entries))
+            self._db.executemany("INSERT OR IGNORE INTO chunks VALUES (?, ?, ?)", rows)
+
+        self._do("remembering a segment", lambda: self._in_transaction(add))
 
     def segment(self, segment_id: SegmentID) -> CachedSegment | None:
-        row = self._read("SELECT holders, encoding, idx FROM segment WHERE id = ?", (segment_id,))
-        return None if row is None else CachedSegment(_split(row[0]), row[1], row[2])
+        def look() -> CachedSegment | None:
+            query = "SELECT holders, encoding, entries FROM segments WHERE segment = ?"
+            row = self._db.execute(query, (segment_id,)).fetchone()
+            return None if row is None else CachedSegment(segment_id, _nodes(row[0]), row[1], row[2])
+
+        return self._do("looking up a segment", look)
 
     def forget_segment(self, segment_id: SegmentID) -> None:
-        """The network lost it, or too much of it: its blocks are sent anew next time."""
-        with self._write() as connection:
-            connection.execute("DELETE FROM block WHERE segment = (SELECT number FROM segment WHERE id = ?)", (segment_id,))
-            connection.execute("DELETE FROM segment WHERE id = ?", (segment_id,))
+        """Forget a segment and its chunks: it is gone, or cannot be read back."""
 
-    # -- puts under way ---------------------------------------------------------------------------------------------------
+        def forget() -> None:
+            for (at,) in self._db.execute("DELETE FROM segments WHERE segment = ? RETURNING id", (segment_id,)).fetchall():
+                self._db.execute("DELETE FROM chunks WHERE segment = ?", (at,))
 
-    def open_upload(self, source: bytes, segment: int) -> UploadNote | None:
-        """What a broken put of the same source noted for this segment, if nodes may still have it."""
-        row = self._read(
-            "SELECT id, nodes FROM upload WHERE source = ? AND segment = ? AND started > ?",
-            (source, segment, time.time() - UPLOAD_AGE_S_MAX),
-        )
-        if row is None:
-            return None
-        chosen, spares = ([bytes.fromhex(node) for node in nodes] for nodes in json.loads(row[1]))
-        return UploadNote(source, segment, row[0], chosen, spares)
+        self._do("forgetting a segment", lambda: self._in_transaction(forget))
 
-    def note_upload(self, note: UploadNote) -> None:
-        nodes = json.dumps([[node.hex() for node in note.chosen], [node.hex() for node in note.spares]])
-        with self._write() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO upload (source, segment, id, nodes, started) VALUES (?, ?, ?, ?, ?)",
-                (note.source, note.segment, note.upload_id, nodes, time.time()),
-            )
+    # Uploads under way
 
-    def close_uploads(self, source: bytes) -> list[UploadID]:
-        """The put is done: forget its notes, and all that are too old."""
-        with self._write() as connection:
-            rows = connection.execute("SELECT id FROM upload WHERE source = ?", (source,)).fetchall()
-            connection.execute("DELETE FROM upload WHERE source = ? OR started < ?", (source, time.time() - UPLOAD_AGE_S_MAX))
-        return [UploadID(row[0]) for row in rows]
+    def open_upload(self, source_key: bytes, segment_number: int) -> UploadNote | None:
+        """The upload of a source's segment that an earlier run began and did not finish.
 
-    # -- contents ---------------------------------------------------------------------------------------------------------
+        `source_key` identifies what is being put, how it is cut and its class: the same key must mean the same segments.
+        """
 
-    def add_content(self, cid: CID, name: str, holders: list[NodeID], content_bytes: int) -> None:
-        """Remember what was put from here, and who holds its manifest."""
-        with self._write() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO content (cid, name, holders, bytes, stored) VALUES (?, ?, ?, ?, ?)",
-                (cid, name, b"".join(holders), content_bytes, time.time()),
-            )
+        def look() -> UploadNote | None:
+            query = "SELECT upload, nodes FROM uploads WHERE source = ? AND number = ?"
+            row = self._db.execute(query, (source_key, segment_number)).fetchone()
+            return None if row is None else UploadNote(UploadID(row[0]), _nodes(row[1]))
 
-    def content_holders(self, cid: CID) -> list[NodeID]:
-        row = self._read("SELECT holders FROM content WHERE cid = ?", (cid,))
-        return [] if row is None else _split(row[0])
+        return self._do("looking up an upload", look)
 
-    # -- SQLite -----------------------------------------------------------------------------------------------------------
+    def note_upload(self, source_key: bytes, segment_number: int, upload_id: UploadID, nodes: Sequence[NodeID]) -> UploadNote:
+        """Note an upload's nodes by fragment index; returns what is noted.
 
-    def _connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._connect()
-            self._local.connection = connection
-            with self._lock:
-                self._open.append(connection)
-        return connection
+        Where another process began the same segment first, its upload id wins and is returned; nodes are replaced only by
+        the upload that is noted.
+        """
 
-    def _connect(self) -> sqlite3.Connection:
+        def note() -> UploadNote:
+            row = (upload_id, source_key, segment_number, b"".join(nodes))
+            self._db.execute("INSERT OR IGNORE INTO uploads VALUES (?, ?, ?, ?)", row)
+            self._db.execute("UPDATE uploads SET nodes = ? WHERE upload = ?", (row[3], upload_id))
+            query = "SELECT upload, nodes FROM uploads WHERE source = ? AND number = ?"
+            kept = self._db.execute(query, (source_key, segment_number)).fetchone()
+            return UploadNote(UploadID(kept[0]), _nodes(kept[1]))
+
+        return self._do("noting an upload", lambda: self._in_transaction(note))
+
+    def note_staged(self, upload_id: UploadID, root: FragmentRoot, node: NodeID) -> None:
+        """A node acknowledged that it has staged a fragment."""
+        self.note_staged_many(upload_id, [(root, node)])
+
+    def note_staged_many(self, upload_id: UploadID, pairs: Iterable[tuple[FragmentRoot, NodeID]]) -> None:
+        """The same for several (root, node) in one transaction."""
+        rows = [(upload_id, root, node) for root, node in pairs]
+
+        def note() -> None:
+            self._db.executemany("INSERT OR IGNORE INTO acks VALUES (?, ?, ?)", rows)
+
+        self._do("noting staged fragments", lambda: self._in_transaction(note))
+
+    def staged(self, upload_id: UploadID) -> dict[FragmentRoot, frozenset[NodeID]]:
+        """Which nodes acknowledged which fragments of an upload."""
+
+        def look() -> dict[FragmentRoot, frozenset[NodeID]]:
+            found: dict[FragmentRoot, set[NodeID]] = {}
+            for root, node in self._db.execute("SELECT root, node FROM acks WHERE upload = ?", (upload_id,)):
+                found.setdefault(FragmentRoot(root), set()).add(NodeID(node))
+            return {root: frozenset(nodes) for root, nodes in found.items()}
+
+        return self._do("looking up an upload", look)
+
+    def close_upload(self, upload_id: UploadID) -> None:
+        """The segment has its receipts, or was given up: forget the upload."""
+
+        def close() -> None:
+            self._db.execute("DELETE FROM acks WHERE upload = ?", (upload_id,))
+            self._db.execute("DELETE FROM uploads WHERE upload = ?", (upload_id,))
+
+        self._do("closing an upload", lambda: self._in_transaction(close))
+
+    # Contents
+
+    def add_content(self, note: ContentNote) -> None:
+        """Remember what was put from this home; a second put of the same content renews it."""
+        row = (note.cid, note.name, note.size_bytes, note.class_name, note.kind, note.put_ms, b"".join(note.holders))
+
+        def add() -> None:
+            self._db.execute("INSERT OR REPLACE INTO contents VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+        self._do("remembering a content", lambda: self._in_transaction(add))
+
+    def content(self, cid: CID) -> ContentNote | None:
+        rows = self._contents("WHERE cid = ?", (cid,))
+        return rows[0] if rows else None
+
+    def contents(self, *, after: ContentNote | None = None, limit: int = 1000) -> list[ContentNote]:
+        """Newest first, at most `limit`; go on with `after` = the last one of the page before. Nothing is skipped."""
+        if after is None:
+            return self._contents("ORDER BY put_ms DESC, cid LIMIT ?", (limit,))
+        where = "WHERE (-put_ms, cid) > (?, ?) ORDER BY put_ms DESC, cid LIMIT ?"
+        return self._contents(where, (-after.put_ms, after.cid, limit))
+
+    def forget_content(self, cid: CID) -> None:
+        def forget() -> None:
+            self._db.execute("DELETE FROM contents WHERE cid = ?", (cid,))
+
+        self._do("forgetting a content", lambda: self._in_transaction(forget))
+
+    def _contents(self, where: str, values: tuple[object, ...]) -> list[ContentNote]:
+        query = "SELECT cid, name, size, class, kind, put_ms, holders FROM contents " + where  # noqa: S608 - only the texts below
+
+        def look() -> list[ContentNote]:
+            return [ContentNote(CID(row[0]), *row[1:6], _nodes(row[6])) for row in self._db.execute(query, values)]
+
+        return self._do("listing contents", look)
+
+    # SQLite
+
+    def _do(self, doing: str, action: Callable[[], T]) -> T:
+        with disk_errors(doing), self._lock:
+            return self._run(action)
+
+    def _run(self, action: Callable[[], T]) -> T:
+        """SQLite may say "locked" at once, without its busy timeout, when waiting could not help (a change of journal mode,
+        a recovery by another process). Everything here can be repeated whole."""
+        for _ in range(_RETRIES):
+            try:
+                return action()
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) and "busy" not in str(error):
+                    raise
+                time.sleep(_RETRY_S)
+        raise StorageError(f"the catalog {self.path} stays in use by another process", hint="try again when it has finished")
+
+    def _in_transaction(self, action: Callable[[], T]) -> T:
+        self._db.execute("BEGIN IMMEDIATE")
         try:
-            connection = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version > SCHEMA_VERSION:
-                raise ConfigError(f"{self._path} was made by a newer release of dds", hint="upgrade dds")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            if version == 0:
-                connection.executescript(_SCHEMA)
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        except sqlite3.Error as error:
-            raise ConfigError(
-                f"cannot open the catalog {self._path}: {error}", hint="it is only a cache: it may be moved away"
-            ) from None
-        return connection
-
-    def _read(self, query: str, arguments: tuple[object, ...]) -> Any:
-        return self._translated(lambda: self._connection().execute(query, arguments).fetchone())
-
-    @contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
-        connection = self._connection()
-        self._translated(lambda: connection.execute("BEGIN IMMEDIATE"))
-        try:
-            yield connection
-        except sqlite3.Error as error:
-            connection.execute("ROLLBACK")
-            raise StorageError(f"the catalog {self._path} cannot be written: {error}") from None
+            result = action()
+            self._db.execute("COMMIT")
         except BaseException:
-            connection.execute("ROLLBACK")
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
             raise
-        self._translated(lambda: connection.execute("COMMIT"))
-
-    def _translated(self, work: Callable[[], T]) -> T:
-        try:
-            return work()
-        except sqlite3.Error as error:
-            hint = "another dds process of this home is busy: try again" if "locked" in str(error) else "it is only a cache"
-            raise StorageError(f"the catalog {self._path} cannot be used: {error}", hint=hint) from None
+        return result
 
 
-def _split(nodes: bytes) -> list[NodeID]:
-    return [NodeID(nodes[at : at + ID_BYTES]) for at in range(0, len(nodes), ID_BYTES)]
+def _nodes(packed: bytes) -> tuple[NodeID, ...]:
+    return tuple(NodeID(packed[at : at + ID_BYTES]) for at in range(0, len(packed), ID_BYTES))

@@ -1,77 +1,104 @@
-"""Key files: an Ed25519 seed as 64 hexadecimal characters and a newline, readable by its owner alone.
+"""Key files: the 32-byte Ed25519 seed of a node or publisher, as 64 hex digits and a newline, mode 0600.
 
-Written to a temporary name, synced and linked into place, so that a crash leaves the old key or the new one, and two processes
-that both find none end up with the same one. The seed never reaches a log or an error message.
+A file is made atomically (temporary file, sync, rename, sync of the directory) and never replaces one that exists. One that
+others can read is refused: a key which may have been copied is no identity. No seed appears in an error, a log or a repr.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
+import secrets
 import stat
 from pathlib import Path
-from typing import Final
 
 from dds.primitives.errors import ConfigError
 from dds.primitives.keys import SEED_BYTES, SigningKey
+from dds.storage.fileops import FILE_MODE, FileOps, disk_errors
 
-_FILE_BYTES: Final = 2 * SEED_BYTES + 1
+_TEXT_BYTES = 2 * SEED_BYTES + 1
+
+
+def create_key(path: Path, seed: bytes | None = None) -> SigningKey:
+    """Make a key file with a fresh seed (or the given one) and load it.
+
+    Raises:
+        ConfigError: the file exists already.
+        StorageError, DiskFullError: the disk refused.
+    """
+    key = SigningKey(secrets.token_bytes(SEED_BYTES) if seed is None else seed)
+    ops = FileOps()
+    with disk_errors(f"writing the key file {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        fd = ops.create(temporary)
+        try:
+            ops.write(fd, [key.seed.hex().encode() + b"\n"], 0)
+            ops.sync(fd)
+            os.link(temporary, path)  # fails where a file exists: a rename would replace somebody's key
+        except FileExistsError:
+            raise ConfigError(f"the key file {path} exists already") from None
+        finally:
+            ops.close(fd)
+            ops.unlink(temporary)
+        ops.sync_directory(path.parent)
+    return key
 
 
 def load_key(path: Path) -> SigningKey:
-    """Read a key file.
+    """Load a key file.
 
     Raises:
-        ConfigError: missing, malformed, or readable by others.
+        ConfigError: missing, readable by others, not ours, or not a key file.
+        StorageError: the disk failed.
     """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError as error:
-        raise ConfigError(f"cannot read the key file {path}: {error.strerror}") from None
-    with open(fd, "rb") as file:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(f"{path} is not a file")
-        if stat.S_IMODE(status.st_mode) & 0o077:
-            raise ConfigError(f"the key file {path} can be read by others", hint=f"chmod 600 {path}")
-        text = file.read(_FILE_BYTES + 1)
-    try:
-        seed = bytes.fromhex(text.decode("ascii"))
-        return SigningKey(seed)
-    except ValueError:
-        raise ConfigError(f"{path} is not a key file: it should hold {2 * SEED_BYTES} hexadecimal characters") from None
+    with disk_errors(f"reading the key file {path}"):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            raise ConfigError(f"there is no key file {path}") from None
+        except PermissionError:
+            raise ConfigError(f"the key file {path} cannot be read by this user") from None
+        try:
+            _check_private(path, os.fstat(fd))
+            raw = os.pread(fd, _TEXT_BYTES + 1, 0)
+        finally:
+            os.close(fd)
+    return SigningKey(_parse_seed(path, raw))
 
 
 def load_or_create_key(path: Path) -> SigningKey:
-    """Read a key file, making it first if there is none.
+    """The key of a home: made at the first start. Two processes that start at once get the same key.
 
     Raises:
-        ConfigError: see `load_key`; or the directory cannot be written.
+        ConfigError, StorageError: as `load_key` and `create_key`.
     """
     if not path.exists():
-        _create(path)
+        try:
+            return create_key(path)
+        except ConfigError:
+            if not path.exists():
+                raise
     return load_key(path)
 
 
-def _create(path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}")
-    try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(os.urandom(SEED_BYTES).hex().encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):  # another process made one first: that one is used
-            os.link(temporary, path)
-        os.unlink(temporary)
-        _sync_directory(path.parent)
-    except OSError as error:
-        raise ConfigError(f"cannot make the key file {path}: {error.strerror}") from None
+def _check_private(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"the key file {path} is not a regular file")
+    if status.st_mode & 0o077:
+        mode = stat.S_IMODE(status.st_mode)
+        raise ConfigError(
+            f"the key file {path} is open to other users (mode {mode:04o})",
+            hint=f"if nobody can have copied it: chmod {FILE_MODE:o} {path}; else make a new key",
+        )
+    if status.st_uid != os.geteuid():
+        raise ConfigError(f"the key file {path} belongs to user {status.st_uid}, this process runs as {os.geteuid()}")
 
 
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _parse_seed(path: Path, raw: bytes) -> bytes:
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        seed = bytes.fromhex(raw.decode("ascii").strip())
+    except ValueError:
+        seed = b""
+    if len(seed) != SEED_BYTES:
+        raise ConfigError(f"{path} is not a key file: it should hold {2 * SEED_BYTES} hex digits")
+    return seed

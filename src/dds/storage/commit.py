@@ -1,0 +1,130 @@
+"""What a commit or a manifest writes to the journal: requests as functions of the index.
+
+Everything is validated against the index before anything is drafted; the draft is one record of the journal, so that a commit
+is there whole or not at all. The encoding record and the manifest are the caller's word; their signatures are checked before.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import TypeVar
+
+from dds.primitives.cid import CID
+from dds.primitives.errors import InputError, IntegrityError, LimitError, NotFoundError
+from dds.primitives.ids import FragmentRoot, PublisherID, SegmentID, SegmentRoot
+from dds.primitives.units import MIB
+from dds.storage.image import Image
+from dds.storage.index import Index
+from dds.storage.journal import DropManifest, Encoding, Hold, Manifest
+from dds.storage.writer import Draft
+from dds.wire.api import ENCODINGS_PER_SEGMENT_MAX, MANIFESTS_PER_CONTENT_MAX
+from dds.wire.segment import FragmentRecord
+
+T = TypeVar("T")
+INLINE_IMAGES_BYTES_MAX = 16 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a receipt says: sums over the segment's stripes."""
+
+    fragment_bytes: int
+    leaf_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestNote:
+    """A signed manifest to be kept beside a segment."""
+
+    cid: CID
+    publisher: PublisherID
+    created_ms: int
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CommitPlan:
+    """One commit, ready to be checked against the index and turned into operations."""
+
+    upload: bytes
+    owner: bytes
+    segment: SegmentID
+    segment_root: SegmentRoot
+    index: int
+    records: dict[FragmentRoot, FragmentRecord]
+    carried: dict[FragmentRoot, Image]
+    present: frozenset[FragmentRoot]  # of `carried`: the very bytes can be read back here already
+    encoding_raw: bytes
+    manifest: ManifestNote | None
+
+    def prepare(self, rows: Index) -> Draft[None]:
+        """Check that every fragment is there, then say what to write: nothing at all where everything is held already."""
+        self._check_present(rows)
+        draft: Draft[None] = Draft(None)
+        hold = rows.hold_of(self.segment, self.segment_root, self.index)
+        fresh = [image for root, image in self.carried.items() if root not in self.present or rows.place_of(root) is None]
+        if hold is None or hold[2] is not None or fresh or rows.staged(self.upload, self.owner):
+            draft.add_images(fresh)
+            if rows.encoding_of(self.segment, self.segment_root) is None:
+                self._add_encoding(rows, draft)
+            packed = b"".join(self.records)
+            draft.operations.append(Hold(self.segment, self.segment_root, self.index, packed, self.upload, self.owner))
+        if self.manifest is not None:
+            manifest_ops(rows, self.manifest, draft)
+        return draft
+
+    def _check_present(self, rows: Index) -> None:
+        missing = []
+        for root, record in self.records.items():
+            if root in self.carried:
+                continue
+            place = rows.place_of(root)
+            staged = rows.staged_at(self.upload, self.owner, root) is not None
+            if place is None or place.bad or not (staged or rows.held_by_segment(root, self.segment)):
+                missing.append(root.hex())
+            elif place.size != record.size:
+                raise IntegrityError("a fragment's size is not its record's", expected=record.size, actual=place.size)
+        if missing:
+            raise NotFoundError(
+                f"{len(missing)} of {len(self.records)} fragments of segment {self.segment.hex()[:16]} are not staged here",
+                missing=missing,
+            )
+
+    def _add_encoding(self, rows: Index, draft: Draft[None]) -> None:
+        roots = {row[0] for row in rows.holds_of(self.segment)}
+        if self.segment_root not in roots and len(roots) >= ENCODINGS_PER_SEGMENT_MAX:
+            raise LimitError(f"segment {self.segment.hex()[:16]} has {len(roots)} encodings here already")
+        at = draft.add_blob(self.encoding_raw)
+        crc = zlib.crc32(self.encoding_raw)
+        draft.operations.append(Encoding(self.segment, self.segment_root, at, len(self.encoding_raw), crc))
+
+
+def manifest_ops(index: Index, manifest: ManifestNote, draft: Draft[T]) -> bool:
+    """Add what keeps a manifest, if it is to be kept; whether it is held afterwards."""
+    rows = index.manifest_rows(manifest.cid)
+    crc = zlib.crc32(manifest.raw)
+    for publisher, created_ms, blob in rows:
+        if publisher == manifest.publisher and created_ms >= manifest.created_ms:
+            return created_ms == manifest.created_ms and (blob.crc, blob.length) == (crc, len(manifest.raw))
+    others = [row for row in rows if row[0] != manifest.publisher]
+    if len(others) >= MANIFESTS_PER_CONTENT_MAX:
+        if others[-1][1] >= manifest.created_ms:
+            return False
+        draft.operations.append(DropManifest(manifest.cid, others[-1][0]))
+    at = draft.add_blob(manifest.raw)
+    op = Manifest(manifest.cid, manifest.publisher, manifest.created_ms, at, len(manifest.raw), crc)
+    draft.operations.append(op)
+    return True
+
+
+def match_inline(records: dict[FragmentRoot, FragmentRecord], carried: list[Image]) -> dict[FragmentRoot, Image]:
+    if sum(image.length for image in carried) > INLINE_IMAGES_BYTES_MAX:
+        raise LimitError("too many inline bytes in one commit")
+    for image in carried:
+        record = records.get(image.root)
+        if record is None:
+            raise InputError(f"inline fragment {image.root.hex()[:16]} is not in the encoding record")
+        if record.size != len(image.data):
+            raise IntegrityError("a fragment's size is not its record's", expected=record.size, actual=len(image.data))
+    return {image.root: image for image in carried}
