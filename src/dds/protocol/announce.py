@@ -5,7 +5,7 @@ and their bounds. Does not sign, seal or put anything (runtime/announce.py). Sou
 
 The queue names what is to be said, not the record: addresses and times are filled in when it is said. The exception is a
 publisher's own record, which a node without the publisher's key repeats as it is until it expires. Records lie in the DHT
-for a day, so restarting a node with a million announcements must not repeat them: due times are part of the saved state.
+for a day, so restarting a node with 200,000 announcements must not repeat them: due times are part of the saved state.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from dds.primitives.hashing import tagged_hash
 from dds.wire.codec import Message, decode, encode
 from dds.wire.discovery import PROVIDER_LIFETIME_MS, SIGNED_RECORD_BYTES_MAX
 
-ANNOUNCEMENTS_MAX: Final = 1_000_000
+ANNOUNCEMENTS_MAX: Final = 200_000  # at 20 a second, repeating all takes 3 hours of every 12
 REPEAT_MS: Final = PROVIDER_LIFETIME_MS // 2
 JITTER_FRACTION: Final = 8  # a repetition comes up to 1/8 earlier
 RETRY_MS_MIN: Final = 10_000
 RETRY_MS_MAX: Final = 30 * 60_000
 STATE_VERSION: Final = 1
-STATE_BYTES_MAX: Final = 1 << 30
+STATE_BYTES_MAX: Final = 256 << 20
 
 
 class Announcement(Message, frozen=True):

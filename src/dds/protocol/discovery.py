@@ -16,7 +16,7 @@ A key can be flooded with thousands of values. What bounds the damage:
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, Generic
@@ -44,16 +44,6 @@ class Selection(Generic[R]):
     @property
     def records(self) -> list[R]:
         return [claim.record for claim in self.claims]
-
-
-def sealed_for(place: Place, kind: Kind[R]) -> Callable[[bytes], bool]:
-    """A quick test for DHT values: sealed for this place, holding this kind."""
-
-    def accept(value: bytes) -> bool:
-        opened = unseal(place, value)
-        return opened is not None and opened[0] == kind.code
-
-    return accept
 
 
 def unseal_all(values: Iterable[bytes], place: Place, kind: Kind[R]) -> list[bytes]:
@@ -143,35 +133,36 @@ def _in_order(by_signer: dict[bytes, list[Claim[R]]], last_good: Collection[byte
 
 
 class Memory:
-    """The records that proved good, per subject: tried while the DHT is asked, and when it fails. Bounded, newest use kept.
+    """Who proved to have a subject: tried while the DHT is asked, and when it fails. Bounded, newest use kept.
 
-    A record is remembered once it was used with success, never because it merely verified: a Sybil's record verifies too.
+    A signer is remembered once it delivered, never because its record verified: a Sybil's record verifies too.
     """
 
     def __init__(self) -> None:
-        self._subjects: OrderedDict[bytes, OrderedDict[bytes, bytes]] = OrderedDict()
+        self._subjects: OrderedDict[bytes, OrderedDict[bytes, None]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._subjects)
 
-    def proved(self, subject: bytes, signer: bytes, raw: bytes) -> None:
+    def proved(self, subject: bytes, signer: bytes) -> None:
         """The signer's record led to right bytes."""
         good = self._subjects.setdefault(subject, OrderedDict())
-        good[signer] = raw
+        good[signer] = None
         good.move_to_end(signer, last=False)
-        while len(good) > RECORDS_MAX:
+        if len(good) > RECORDS_MAX:
             good.popitem()
         self._subjects.move_to_end(subject)
-        while len(self._subjects) > SUBJECTS_REMEMBERED_MAX:
+        if len(self._subjects) > SUBJECTS_REMEMBERED_MAX:
             self._subjects.popitem(last=False)
 
     def failed(self, subject: bytes, signer: bytes) -> None:
         """The signer did not have what its record said."""
-        if (good := self._subjects.get(subject)) is not None:
+        good = self._subjects.get(subject)
+        if good is not None:
             good.pop(signer, None)
             if not good:
                 del self._subjects[subject]
 
-    def recall(self, subject: bytes) -> dict[bytes, bytes]:
-        """Signer -> signed record, the latest success first. They may have expired since: select_records checks."""
-        return dict(self._subjects.get(subject, {}))
+    def recall(self, subject: bytes) -> list[bytes]:
+        """Signers, the latest success first."""
+        return list(self._subjects.get(subject, ()))

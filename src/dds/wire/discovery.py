@@ -118,7 +118,7 @@ class SegmentProvider(Message, frozen=True):
 
 
 Record = NodeRecord | ContentProvider | ContentAnnounce | SegmentProvider
-R = TypeVar("R", NodeRecord, ContentProvider, ContentAnnounce, SegmentProvider)
+R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True)
