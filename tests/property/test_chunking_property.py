@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.content_trees import keystream
 
 from dds.content.chunking import (
     CHUNKERS,
@@ -23,6 +22,7 @@ from dds.content.chunking import (
 )
 from dds.primitives.errors import InputError
 from dds.primitives.units import CHUNK_BYTES, MIB
+from tests.content_trees import keystream
 
 STREAM = keystream("chunking-property", 9 * MIB + 4321)
 VECTOR = json.loads((Path(__file__).parent.parent / "vectors" / "fastcdc.json").read_text())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from tests.content_dags import Store, stored, tree_of
 
 from dds.content.block import Ref
 from dds.content.builder import FileBuilder
@@ -16,6 +15,7 @@ from dds.content.unixfs import DIRECTORY_DATA, MURMUR3_X64_64, DataType, UnixFSD
 from dds.primitives.cid import CID, DAG_CBOR, DAG_PB, RAW, cid_of
 from dds.primitives.errors import FormatError, InputError
 from dds.primitives.units import MIB
+from tests.content_dags import Store, stored, tree_of
 
 
 class Forge:

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.content_dags import Tree, stored
-from tests.unit.test_source import DEPTH, open_descriptors, open_files_at_most
 
 from dds.content.block import Ref
 from dds.content.events import CLOSE, Data, Event, OpenDirectory, OpenFile, Symlink
@@ -19,6 +17,8 @@ from dds.primitives.errors import DiskFullError, FormatError, InputError, LimitE
 from dds.storage.removal import remove
 from dds.storage.sink import StreamWriter, TreeWriter
 from dds.storage.source import SourceOptions, build_dag, compute_cid
+from tests.content_dags import Tree, stored
+from tests.unit.test_source import DEPTH, open_descriptors, open_files_at_most
 
 REF = Ref(CID(b""))
 

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.content_dags import Store, tree_of
-from tests.content_trees import keystream
 
 from dds.content.block import Block, Ref
 from dds.content.builder import needs_shards_by_names
@@ -24,6 +22,8 @@ from dds.primitives.errors import InputError, LimitError, SourceChangedError
 from dds.primitives.units import MIB
 from dds.storage.removal import remove
 from dds.storage.source import BuiltTree, SourceOptions, build_dag, compute_cid, measure_dag
+from tests.content_dags import Store, tree_of
+from tests.content_trees import keystream
 
 DEPTH = 1000
 
