@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import random
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dds.content.block import Built, Ref
@@ -115,6 +115,7 @@ def found(root: Ref, store: Store, path: list[bytes]) -> Ref:
 
 
 @settings(max_examples=60, deadline=None)
+@example(3, 2, 1, 1)
 @given(st.integers(0, 3000), st.integers(1, 40), st.integers(0, 3100), st.integers(0, 3100))
 def test_a_range_is_exactly_those_bytes_and_touches_only_their_leaves(size: int, chunk: int, one: int, other: int) -> None:
     content = random.Random(size).randbytes(size)

@@ -112,7 +112,9 @@ def _part(ref: Ref, node: Node, part: Part) -> Iterator[Event | Child]:
 
 def _pieces(ref: Ref, node: FileNode, part: Part) -> Iterator[Event | Child]:
     """Inline bytes, then the children that [start, stop) touches."""
-    if part.start < len(node.inline) and part.start < part.stop:
+    if part.start >= part.stop:
+        return
+    if part.start < len(node.inline):
         yield Data(node.inline[part.start : part.stop])
     at = len(node.inline)
     for child, size in zip(child_refs(ref.start, node.links), node.sizes, strict=True):

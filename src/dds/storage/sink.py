@@ -129,8 +129,12 @@ class TreeWriter:
         self._links.append([])
 
     def _leave(self) -> None:
-        for name, target in self._links.pop():
-            os.symlink(target, name, dir_fd=self._cwd)
+        for name, target in self._links[-1]:
+            try:
+                os.symlink(target, name, dir_fd=self._cwd)
+            except OSError as error:
+                raise self._failed(name, error) from error
+        self._links.pop()
         if self._fsync:
             os.fsync(self._cwd)
         self._move(os.open("..", _DIRECTORY, dir_fd=self._cwd))
