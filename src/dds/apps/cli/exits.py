@@ -54,6 +54,14 @@ _BY_KIND: Final = (  # the first that fits
 )
 
 
+class Interrupted(Exception):
+    """Ctrl-C, after the command has cleaned up."""
+
+
+class ReaderGone(Exception):
+    """Nobody reads standard output any more."""
+
+
 def exit_code(error: DDSError) -> int:
     return next((code for kind, code in _BY_KIND if isinstance(error, kind)), FAILED)
 

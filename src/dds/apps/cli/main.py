@@ -71,9 +71,9 @@ def run(argv: Sequence[str]) -> int:
         code = build()(args=list(argv), prog_name="dds", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else exits.OK
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, exits.Interrupted):
         return exits.tell("interrupted", code="interrupted", exit_code=exits.INTERRUPTED, as_json=as_json)
-    except BrokenPipeError:
+    except (BrokenPipeError, exits.ReaderGone):
         _drop_output()
         return exits.BROKEN_PIPE
     except typer.Abort:

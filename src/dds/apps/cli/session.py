@@ -110,7 +110,12 @@ def command(app: typer.Typer, name: str | None = None, *, hidden: bool = False) 
     def register(run: Callable[..., None]) -> None:
         def invoke(ctx: typer.Context, home: Path | None, json: bool, verbose: bool, **values: Any) -> None:
             outer: Session = ctx.find_root().obj or Session()
-            run(Session(home or outer.home, json or outer.json, verbose or outer.verbose), **values)
+            try:
+                run(Session(home or outer.home, json or outer.json, verbose or outer.verbose), **values)
+            except KeyboardInterrupt:  # both would be dealt with by typer, in its own way
+                raise exits.Interrupted from None
+            except BrokenPipeError:
+                raise exits.ReaderGone from None
 
         own = list(inspect.signature(run, eval_str=True).parameters.values())[1:]
         context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
