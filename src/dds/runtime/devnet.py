@@ -53,6 +53,7 @@ STOP_GRACE_S: Final = 10.0
 TRASH_WINDOW_S: Final = 10
 CAPACITY_BYTES: Final = 20 * GIB
 DAEMON: Final = "dds.runtime.daemon"
+HOSTILE_DAEMON: Final = "dds.runtime.hostile"  # a test aid: serves altered bytes
 
 RUNNING, STOPPED, PAUSED, STARTING = "running", "stopped", "paused", "starting"
 

@@ -1,0 +1,148 @@
+"""`dds devnet`: a local network of real node processes on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dds.apps.cli.session import Session, command, group, parse_size
+from dds.primitives.errors import InputError
+
+if TYPE_CHECKING:
+    from dds.runtime.devnet import Devnet, NodeStatus
+
+
+def _node_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Shell completion: the nodes of the home that the command line names so far."""
+    outer: Session = ctx.find_root().obj or Session()
+    try:
+        members = _devnet(Session(ctx.params.get("home") or outer.home)).members()
+    except Exception:
+        return []  # completion never complains
+    return [member.name for member in members if member.name.startswith(incomplete)]
+
+
+NodesArgument = Annotated[
+    list[str], typer.Argument(metavar="NODE", help="Names, for example node-03, or NodeIDs.", autocompletion=_node_names)
+]
+
+
+def app() -> typer.Typer:
+    """The `devnet` group."""
+    made = group("devnet", "A local network of real node processes, to try and to test with.")
+    for run in (up, down, status, kill, start, pause, resume):
+        command(made)(run)
+    return made
+
+
+def _devnet(session: Session, *, create: bool = False) -> Devnet:
+    from dds.runtime.devnet import Devnet
+
+    return Devnet(session.open_home(create=create))
+
+
+def up(
+    session: Session,
+    nodes: Annotated[int | None, typer.Option(help="How many nodes [default: 20]")] = None,
+    regions: Annotated[int | None, typer.Option(help="Over how many regions [default: 5]")] = None,
+    operators: Annotated[int | None, typer.Option(help="Of how many operators [default: 10]")] = None,
+    capacity: Annotated[str, typer.Option(metavar="SIZE", help="Disk space a node may use.")] = "20GiB",
+) -> None:
+    """Start a network; the nodes outlive this command until 'dds devnet down'."""
+    from dds.runtime.devnet import Shape
+
+    shape = None
+    if (nodes, regions, operators) != (None, None, None):
+        count = 20 if nodes is None else nodes
+        shape = Shape(count, min(5, count) if regions is None else regions, min(10, count) if operators is None else operators)
+    devnet = _devnet(session, create=True)
+    with _counting(session) as on_ready:
+        rows = devnet.up(shape, capacity_bytes=parse_size(capacity), on_ready=on_ready)
+    _print(session, rows, f"{len(rows)} nodes are up in {devnet.home.root}")
+    if session.home is not None:
+        session.say(f"hint: export DDS_HOME={devnet.home.root}")
+
+
+def down(
+    session: Session,
+    purge: Annotated[bool, typer.Option("--purge", help="Also remove what the nodes stored, and the network itself.")] = False,
+) -> None:
+    """Stop every node of the network and check that none is left; safe to repeat."""
+    from dds.storage.home import home_path
+
+    stopped = _devnet(session).down(purge=purge) if home_path(session.home).exists() else 0
+    session.result({"stopped": stopped}, f"{stopped} nodes stopped, none left")
+
+
+def status(session: Session) -> None:
+    """Show the nodes: name, state, pid, address, region, operator."""
+    _print(session, _devnet(session).status())
+
+
+def kill(session: Session, nodes: NodesArgument) -> None:
+    """Kill nodes at once (SIGKILL), as a power cut does."""
+    _print(session, _devnet(session).kill(nodes))
+
+
+def start(
+    session: Session,
+    nodes: NodesArgument,
+    tamper: Annotated[
+        bool, typer.Option("--tamper", help="Start them as liars that serve altered bytes (a test aid).")
+    ] = False,
+) -> None:
+    """Start nodes that were stopped or killed, with the addresses, keys and data they had."""
+    from dds.runtime.devnet import DAEMON, HOSTILE_DAEMON
+
+    devnet = _devnet(session)
+    if tamper and any(row.pid is not None for row in devnet.status() if {row.name, row.id} & set(nodes)):
+        raise InputError("a node that runs cannot be turned into a liar", hint="kill it first: dds devnet kill NODE")
+    with _counting(session) as on_ready:
+        _print(session, devnet.start(nodes, module=HOSTILE_DAEMON if tamper else DAEMON, on_ready=on_ready))
+
+
+def pause(session: Session, nodes: NodesArgument) -> None:
+    """Freeze nodes (SIGSTOP): connected, and silent."""
+    _print(session, _devnet(session).pause(nodes))
+
+
+def resume(session: Session, nodes: NodesArgument) -> None:
+    """Let paused nodes go on (SIGCONT)."""
+    _print(session, _devnet(session).resume(nodes))
+
+
+def _print(session: Session, rows: list[NodeStatus], head: str = "") -> None:
+    from dds.runtime.devnet import status_document
+
+    lines = [head] if head else []
+    if not head:
+        lines += [
+            f"{row.name}  {row.state:<8} {row.pid or '-':>8}  {row.address:<21}  {row.region:<10} {row.operator:<12} {row.id}"
+            for row in rows
+        ]
+    session.result(status_document(rows), "\n".join(lines))
+
+
+class _counting:
+    """Says how many nodes are ready, on one line of a terminal."""
+
+    def __init__(self, session: Session) -> None:
+        import sys
+
+        self._live = sys.stderr.isatty() and not session.json
+        self._stream = sys.stderr
+        self._ready = 0
+
+    def __enter__(self) -> Callable[[str], None]:
+        return self._on_ready
+
+    def __exit__(self, *_: object) -> None:
+        if self._live and self._ready:
+            print("\r\033[K", end="", file=self._stream, flush=True)
+
+    def _on_ready(self, _name: str) -> None:
+        self._ready += 1
+        if self._live:
+            print(f"\r{self._ready} ready", end="", file=self._stream, flush=True)

@@ -1,0 +1,94 @@
+"""`dds put`: store files and directories; the ContentID alone goes to standard output."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from dds.apps.cli.cid import STDIN, Chunker, ChunkerOption, HiddenOption, check_paths
+from dds.apps.cli.session import Session, command, fields, progress_on, with_client
+from dds.primitives.cid import cid_text
+from dds.primitives.errors import InputError
+from dds.primitives.units import K_MAX, N_MAX, human_bytes
+
+if TYPE_CHECKING:
+    from dds.runtime.client import Client
+    from dds.runtime.results import PutOptions, PutResult
+
+ClassName = Literal["standard", "hot", "custom"]
+
+
+def register(app: typer.Typer) -> None:
+    command(app)(put)
+
+
+def put(
+    session: Session,
+    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Files or directories; - reads standard input.")],
+    class_name: Annotated[
+        ClassName, typer.Option("--class", help="standard: any 10 of 16 fragments suffice; hot: 10 of 20; custom: -k and -m.")
+    ] = "standard",
+    k: Annotated[int | None, typer.Option("-k", help="Data fragments a stripe (class custom).")] = None,
+    m: Annotated[int | None, typer.Option("-m", help="Parity fragments a stripe (class custom).")] = None,
+    chunker: ChunkerOption = "fixed",
+    ack: Annotated[
+        Literal["all", "fast"],
+        typer.Option(
+            help="all: every fragment has a durable receipt. fast: k + 2m/3 have; a running origin node does the rest."
+        ),
+    ] = "all",
+    hidden: HiddenOption = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before something that costs.")] = False,
+) -> None:
+    """Store PATH on the network and print its ContentID."""
+    options = _options(class_name, k, m, chunker, ack, hidden)
+    check_paths(paths)
+
+    async def work(client: Client) -> None:
+        for path in paths:
+            source = sys.stdin.buffer if path == STDIN else Path(path)
+            with progress_on(session) as report:
+                result = await client.put(source, options, report)
+            session.result({"path": path, **fields(result)}, cid_text(result.content))
+            for line in summary(result):
+                session.say(line)
+
+    with_client(session, work)
+
+
+def _options(class_name: str, k: int | None, m: int | None, chunker: Chunker, ack: str, hidden: bool) -> PutOptions:
+    from dds.runtime.results import PutOptions
+
+    if class_name != "custom" and (k is not None or m is not None):
+        raise InputError("-k and -m name a geometry of your own", hint="add: --class custom")
+    if class_name == "custom":
+        if k is None or m is None:
+            raise InputError("class custom needs both -k and -m", hint="for example: --class custom -k 4 -m 3")
+        if not 1 <= k <= K_MAX or m < 1 or k + m > N_MAX:
+            raise InputError(f"no such geometry: {k}+{m}", hint=f"k is 1 to {K_MAX}, m at least 1, k + m at most {N_MAX}")
+    return PutOptions(class_name=class_name, k=k, m=m, chunker=chunker, hidden=hidden, ack=ack)
+
+
+def summary(result: PutResult) -> list[str]:
+    """What a person wants to know about a put."""
+    new = result.dag_bytes - result.reused_bytes
+    speed = f"{human_bytes(int(result.content_bytes / result.seconds))}/s" if result.seconds > 0 else "at once"
+    what = f"{result.files:,} files, " if result.kind == "directory" else ""
+    lines = [f"{what}{human_bytes(result.content_bytes)} in {result.seconds:.1f} s ({speed})"]
+    if result.encoded_bytes:
+        lines.append(
+            f"stored {human_bytes(result.encoded_bytes)} as fragments, parity included "
+            f"({result.encoded_bytes / max(1, new):.2f} x what was new), "
+            f"on {result.nodes} nodes of {result.operators} operators in {result.regions} regions"
+        )
+    if result.reused_bytes:
+        lines.append(f"{human_bytes(result.reused_bytes)} was on the network already and was not sent again")
+    repeated = result.dag_bytes - result.unique_bytes
+    squeezed = result.unique_bytes - result.stored_bytes
+    if repeated > 0 or squeezed > 0:
+        lines.append(f"saved {human_bytes(max(0, repeated))} by deduplication, {human_bytes(max(0, squeezed))} by compression")
+    lines.append(f"sent {human_bytes(result.sent_bytes)}")
+    return lines + [f"note: {note}" for note in result.notes]
