@@ -10,6 +10,7 @@ Source: Prometheus text exposition format, version 0.0.4.
 from __future__ import annotations
 
 import math
+import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
@@ -55,7 +56,7 @@ class Sampled:
 
 
 class Histogram:
-    """Durations in seconds, in cumulative buckets."""
+    """Durations in seconds, in cumulative buckets. Any thread may observe."""
 
     kind = "histogram"
 
@@ -63,10 +64,12 @@ class Histogram:
         self.name, self.help, self._bounds = name, help_text, tuple(bounds)
         self._counts = [0] * (len(self._bounds) + 1)
         self._sum = 0.0
+        self._lock = threading.Lock()
 
     def observe(self, seconds: float) -> None:
-        self._counts[bisect_left(self._bounds, seconds)] += 1
-        self._sum += seconds
+        with self._lock:
+            self._counts[bisect_left(self._bounds, seconds)] += 1
+            self._sum += seconds
 
     def lines(self) -> Iterator[str]:
         running = 0

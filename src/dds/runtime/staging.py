@@ -1,8 +1,8 @@
-"""Who may stage how much: the node's defence against uploads that never commit.
+"""How much a peer may stage: the node's defence against uploads that never commit.
 
-Decides whether a peer may stage more bytes now. Does not store anything: the fragment store does, and its time to live for
-staged fragments is the one used here. An upload belongs to the peer that first wrote to it. What was staged before a restart is
-counted again when its upload is next touched.
+Decides whether a peer may stage more bytes now. Does not store anything: the fragment store does, apart for each peer, and its
+time to live for staged fragments is the one used here. What was staged before a restart is counted again when its upload is
+next touched.
 
 A stranger can make as many keys as it likes, so the bound per peer keeps peers from hindering each other by accident, and the
 bound over all peers keeps the disk.
@@ -10,9 +10,10 @@ bound over all peers keeps the disk.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
-from dds.primitives.errors import InputError, LimitError
+from dds.primitives.errors import LimitError
 from dds.primitives.ids import NodeID, UploadID
 from dds.primitives.units import GIB
 
@@ -24,7 +25,6 @@ UPLOADS_MAX = 16_384
 
 @dataclass(slots=True)
 class _Upload:
-    peer: NodeID
     staged_bytes: int
     touched_s: float
 
@@ -36,74 +36,63 @@ class StagingQuota:
         self._total_max = total_bytes_max
         self._peer_max = min(peer_bytes_max, total_bytes_max)
         self._ttl_s = ttl_s
-        self._uploads: dict[UploadID, _Upload] = {}
-        self._bytes_of: dict[NodeID, int] = {}
-        self._uploads_of: dict[NodeID, int] = {}
+        self._uploads: dict[tuple[NodeID, UploadID], _Upload] = {}
+        self._bytes_of: Counter[NodeID] = Counter()
+        self._uploads_of: Counter[NodeID] = Counter()
         self.total_bytes = 0
 
-    def knows(self, upload: UploadID) -> bool:
-        return upload in self._uploads
+    def knows(self, peer: NodeID, upload: UploadID) -> bool:
+        return (peer, upload) in self._uploads
 
-    def check_owner(self, upload: UploadID, peer: NodeID) -> None:
-        """
-        Raises:
-            InputError: the upload is another peer's.
-        """
-        known = self._uploads.get(upload)
-        if known is not None and known.peer != peer:
-            raise InputError("this upload belongs to another peer", hint="every upload has an identifier of its own")
-
-    def take(self, upload: UploadID, peer: NodeID, size: int, now_s: float, *, staged_bytes: int = 0) -> None:
+    def take(self, peer: NodeID, upload: UploadID, size: int, now_s: float, *, staged_bytes: int = 0) -> None:
         """Count `size` bytes more, before they are staged; `staged_bytes` are there already if the upload is new here.
 
         Raises:
-            InputError: the upload is another peer's.
             LimitError: the peer, or all peers, staged too much.
         """
-        self.check_owner(upload, peer)
-        known = self._uploads.get(upload)
+        known = self._uploads.get((peer, upload))
         added = size if known else size + staged_bytes
         if self.total_bytes + added > self._total_max:
             raise LimitError("all that this node keeps for uploads in progress is in use", hint="try again later")
-        if self._bytes_of.get(peer, 0) + added > self._peer_max:
+        if self._bytes_of[peer] + added > self._peer_max:
             raise LimitError(f"a peer may stage {self._peer_max} bytes here before it commits")
         if known is None:
-            self._open(upload, peer, now_s)
-        self._uploads[upload].touched_s = now_s
-        self._add(upload, added)
+            known = self._open(peer, upload)
+        known.touched_s = now_s
+        self._add(peer, known, added)
 
-    def give_back(self, upload: UploadID, size: int) -> None:
+    def give_back(self, peer: NodeID, upload: UploadID, size: int) -> None:
         """`size` bytes were committed, or not staged after all."""
-        known = self._uploads.get(upload)
-        if known is not None:
-            self._add(upload, -min(size, known.staged_bytes))
-            if not known.staged_bytes:
-                self.forget(upload)
-
-    def forget(self, upload: UploadID) -> None:
-        """Nothing is staged under `upload` any more."""
-        known = self._uploads.get(upload)
+        known = self._uploads.get((peer, upload))
         if known is None:
             return
-        self._add(upload, -known.staged_bytes)
-        del self._uploads[upload]
-        self._uploads_of[known.peer] -= 1
-        if not self._uploads_of[known.peer]:
-            del self._uploads_of[known.peer], self._bytes_of[known.peer]
+        if size >= known.staged_bytes:
+            self.forget(peer, upload)
+        else:
+            self._add(peer, known, -size)
+
+    def forget(self, peer: NodeID, upload: UploadID) -> None:
+        """Nothing is staged under `upload` any more."""
+        known = self._uploads.pop((peer, upload), None)
+        if known is None:
+            return
+        self._add(peer, known, -known.staged_bytes)
+        self._uploads_of[peer] -= 1
+        if not self._uploads_of[peer]:
+            del self._uploads_of[peer], self._bytes_of[peer]
 
     def expire(self, now_s: float) -> None:
         """Forget uploads that the store's own sweep has removed by now."""
-        for upload in [upload for upload, known in self._uploads.items() if now_s - known.touched_s > self._ttl_s]:
-            self.forget(upload)
+        for key in [key for key, known in self._uploads.items() if now_s - known.touched_s > self._ttl_s]:
+            self.forget(*key)
 
-    def _open(self, upload: UploadID, peer: NodeID, now_s: float) -> None:
-        if len(self._uploads) >= UPLOADS_MAX or self._uploads_of.get(peer, 0) >= UPLOADS_PER_PEER_MAX:
+    def _open(self, peer: NodeID, upload: UploadID) -> _Upload:
+        if len(self._uploads) >= UPLOADS_MAX or self._uploads_of[peer] >= UPLOADS_PER_PEER_MAX:
             raise LimitError("too many uploads in progress", hint="commit or discard some")
-        self._uploads[upload] = _Upload(peer, 0, now_s)
-        self._uploads_of[peer] = self._uploads_of.get(peer, 0) + 1
+        self._uploads_of[peer] += 1
+        return self._uploads.setdefault((peer, upload), _Upload(0, 0))
 
-    def _add(self, upload: UploadID, size: int) -> None:
-        known = self._uploads[upload]
+    def _add(self, peer: NodeID, known: _Upload, size: int) -> None:
         known.staged_bytes += size
-        self._bytes_of[known.peer] = self._bytes_of.get(known.peer, 0) + size
+        self._bytes_of[peer] += size
         self.total_bytes += size
