@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ class AnnounceStore(Protocol):
 class AnnouncerConfig:
     puts_per_s_max: int = 20  # 2 % of a core at 1 ms a put
     save_every_s: float = 10.0
+    first_after_s: float = 0.0  # about so long after something is new it is first said
 
 
 class Announcer:
@@ -141,7 +143,8 @@ class Announcer:
         return self._idle.is_set()
 
     def _add(self, announcement: Announcement) -> None:
-        if self.queue.add(announcement, self._clock_ms()):
+        delay_ms = int(self._config.first_after_s * (500 + secrets.randbelow(1000)))
+        if self.queue.add(announcement, self._clock_ms() + delay_ms):
             self._wake()
 
     def _withdraw(self, announcement: Announcement) -> None:

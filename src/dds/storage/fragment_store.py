@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from dds.primitives.cid import CID
-from dds.primitives.errors import CorruptError, DiskFullError, InputError, LimitError, StorageError
+from dds.primitives.errors import CorruptError, DiskFullError, InputError, IntegrityError, LimitError, StorageError
 from dds.primitives.hashing import Buffer
 from dds.primitives.ids import UPLOAD_ID_BYTES, FragmentRoot, PublisherID, SegmentID, SegmentRoot
 from dds.primitives.units import KIB, MIB
@@ -170,24 +170,30 @@ class FragmentStore(FragmentReader):
 
     # Staging
 
-    def stage(self, upload_id: bytes, owner: bytes, data: Buffer) -> FragmentRoot:
+    def stage(self, upload_id: bytes, owner: bytes, data: Buffer, *, root: FragmentRoot | None = None) -> FragmentRoot:
         """Keep a fragment durably under (upload, owner); the same one twice is kept once. Returns its root.
 
         Raises:
+            IntegrityError: the bytes do not give `root`; nothing is kept.
             DiskFullError: the quota or the device is full.
             StorageError
         """
-        return self.stage_many(upload_id, owner, [data])[0]
+        return self.stage_many(upload_id, owner, [data], roots=[root] if root else None)[0]
 
-    def stage_many(self, upload_id: bytes, owner: bytes, items: Sequence[Buffer]) -> list[FragmentRoot]:
+    def stage_many(
+        self, upload_id: bytes, owner: bytes, items: Sequence[Buffer], *, roots: Sequence[FragmentRoot] | None = None
+    ) -> list[FragmentRoot]:
         """Stage several fragments, all or none, with one sync of the journal. Returns their roots in order.
 
         Raises:
+            IntegrityError: the bytes do not give `roots`.
             DiskFullError, StorageError.
             LimitError: more than 16 MiB of small fragments together.
         """
         _check_upload(upload_id, owner)
         staged = [build_image(item) for item in items]
+        if roots is not None and [image.root for image in staged] != list(roots):
+            raise IntegrityError("a fragment does not give the root under which it was sent")
         if sum(image.length for image in staged if not self._is_large(image)) > STAGE_MANY_BYTES_MAX:
             raise LimitError("too many bytes of small fragments in one request")
         with disk_errors("staging a fragment"), self._reserving(staged):

@@ -92,6 +92,7 @@ class NodeState:
     id: str  # the NodeID's text form
     address: str  # host:port of the peer interface
     dht_address: str = ""
+    started_ms: int = 0  # since the epoch
 
 
 def parse_node_address(text: str) -> tuple[NodeID, str, int]:

@@ -129,6 +129,19 @@ class FragmentReader:
                 for segment in segment_ids
             ]
 
+    def segments_after(self, segment_id: bytes, limit: int) -> list[tuple[SegmentID, list[int]]]:
+        """Up to `limit` segments held, with their indices, in order, behind `segment_id`; b"" to begin."""
+        query = "SELECT DISTINCT segment FROM holds WHERE segment > ? AND released_ms IS NULL ORDER BY segment LIMIT ?"
+        with disk_errors("listing segments"), self._read_lock:
+            segments = [SegmentID(row[0]) for row in self._reader.db.execute(query, (segment_id, limit)).fetchall()]
+        return list(zip(segments, self.holding(segments), strict=True))
+
+    def contents_after(self, cid: bytes, limit: int) -> list[CID]:
+        """Up to `limit` contents of which a manifest is held, in order, behind `cid`; b"" to begin."""
+        query = "SELECT DISTINCT cid FROM manifests WHERE cid > ? ORDER BY cid LIMIT ?"
+        with disk_errors("listing manifests"), self._read_lock:
+            return [CID(row[0]) for row in self._reader.db.execute(query, (cid, limit)).fetchall()]
+
     def _at_its_place(self, root: FragmentRoot, take: Callable[[Place], T]) -> T:
         def attempt() -> T:
             with self._read_lock:

@@ -239,6 +239,14 @@ class Upkeep:
             self._store.writer.submit(lambda index: self._note_scrub(index, cursor, problems))
         return problems
 
+    def scrub_position(self) -> float:
+        """How far the present round has come, 0 to 1: roots are spread evenly, and nearly all that is read is fragments."""
+        with self._store.writer.quiet():
+            cursor = self._store.index.get_bytes("scrub_cursor")
+        if not cursor or cursor[0]:
+            return 1.0 if cursor else 0.0
+        return int.from_bytes(cursor[1:3].ljust(2, b"\0"), "big") / 65536
+
     def _note_scrub(self, index: Index, cursor: bytes, problems: list[Problem]) -> Draft[None]:
         index.set("scrub_cursor", cursor)
         for problem in problems:

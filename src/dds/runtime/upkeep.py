@@ -1,0 +1,100 @@
+"""What a node does when nobody asks: expiring, purging, compacting, scrubbing its store.
+
+Decides how often and at what pace. Does not decide what is expired or rotten (storage.upkeep does). Every step is small and
+runs in a thread of its own, so requests wait for no more than one step's turn; between steps of one job lies a pause that bounds
+what it can cost.
+
+Idle cost: one look at the store a minute, and a scrub that reads at most SCRUB_BYTES_PER_S.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, TypeVar
+
+from dds.primitives.ids import FragmentRoot, id_text
+from dds.primitives.units import KIB, MIB
+from dds.runtime.logs import event
+from dds.runtime.metrics import Registry
+from dds.runtime.supervisor import supervise
+from dds.storage.fragment_store import FragmentStore
+from dds.storage.upkeep import Problem, Upkeep
+
+T = TypeVar("T")
+
+_log: Final = logging.getLogger("dds.upkeep")
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often, and how much at once."""
+
+    sweep_every_s: float = 60.0
+    step_pause_s: float = 0.05  # between steps of a sweep or a compaction that has more to do
+    compact_every_s: float = 300.0
+    scrub_bytes_per_s: int = 512 * KIB  # 1 TB takes 24 days
+    scrub_step_bytes: int = 4 * MIB
+    scrub_first_s: float = 120.0
+
+
+def pace_for(trash_window_s: int) -> Pace:
+    """A short trash window (a devnet's) asks for a sweep that keeps up with it."""
+    return Pace(sweep_every_s=min(60.0, max(1.0, trash_window_s / 4)))
+
+
+class StoreKeeper:
+    """Runs a store's periodic work, one step at a time."""
+
+    def __init__(self, store: FragmentStore, pace: Pace, metrics: Registry, *, on_sweep: Callable[[], Awaitable[None]]) -> None:
+        self._upkeep, self._pace, self._on_sweep = Upkeep(store), pace, on_sweep
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="upkeep")
+        self._swept = metrics.counter("dds_swept_total", "Expired fragments, purged holds, unlinked files.", "what")
+        self._scrub_position: float | None = None
+        metrics.gauge("dds_scrub_position_ratio", "How far the scrub's present round has come.", lambda: self._scrub_position)
+        self._rotten = metrics.counter("dds_scrub_problems_total", "What the scrub found damaged.", "kind")
+        self._failed = metrics.counter("dds_background_failures_total", "Background tasks that failed and began again.", "task")
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for name, work in (("sweep", self._sweep), ("compact", self._compact), ("scrub", self._scrub)):
+                    group.create_task(supervise(name, work, on_failure=partial(self._failed.add, 1)))
+        finally:
+            self._thread.shutdown(wait=True, cancel_futures=True)
+
+    async def _sweep(self) -> None:
+        while True:
+            swept = await self._step(self._upkeep.sweep_step)
+            for what, count in (("expired", swept.expired), ("purged", swept.purged), ("unlinked", swept.unlinked)):
+                self._swept.add(count, what)
+            await self._on_sweep()
+            await asyncio.sleep(self._pace.step_pause_s if swept.more else self._pace.sweep_every_s)
+
+    async def _compact(self) -> None:
+        while True:
+            more = await self._step(self._upkeep.compact_step)
+            await asyncio.sleep(self._pace.step_pause_s if more else self._pace.compact_every_s)
+
+    async def _scrub(self) -> None:
+        budget = self._pace.scrub_step_bytes
+        await asyncio.sleep(self._pace.scrub_first_s)
+        while True:
+            for problem in await self._step(self._upkeep.scrub_step, budget):
+                self._report(problem)
+            self._scrub_position = await self._step(self._upkeep.scrub_position)
+            await asyncio.sleep(budget / self._pace.scrub_bytes_per_s)
+
+    def _report(self, problem: Problem) -> None:
+        self._rotten.add(1, problem.kind)
+        segments = [id_text(segment) for segment, _, _ in problem.users]
+        key = FragmentRoot(problem.key)
+        event(_log, logging.ERROR, "damaged at rest", kind=problem.kind, key=key, why=problem.why, segments=segments)
+
+    async def _step(self, work: Callable[..., T], *args: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *args))
