@@ -139,9 +139,12 @@ class DagReader:
         elif isinstance(step, Child):
             self._place(at, step)
         else:
-            cost = len(step.data) if isinstance(step, Data) else 0
-            self._held_bytes += cost
-            self._line.insert(at, _Ready(step, cost))
+            self._line.insert(at, self._ready(step))
+
+    def _ready(self, event: Event) -> _Ready:
+        cost = len(event.data) if isinstance(event, Data) else 0
+        self._held_bytes += cost
+        return _Ready(event, cost)
 
     def _place(self, at: int, child: Child) -> None:
         self._entries += isinstance(child.role, Whole)
@@ -160,6 +163,9 @@ class DagReader:
     def _unfold(self, at: int, place: _Waiting, block: bytes) -> None:
         steps = expand(place.child, block)
         self._held_bytes -= place.cost
+        if codec_of(place.child.ref.cid) == RAW:  # data, not a node that stays open: it counts on against the window
+            self._line[at : at + 1] = [self._ready(step) for step in steps if not isinstance(step, Child)]
+            return
         self._open_bytes += len(block)
         if self._open_bytes > OPEN_NODE_BYTES_MAX:
             raise LimitError(f"this content needs more than {OPEN_NODE_BYTES_MAX} bytes of open directories at a time")

@@ -288,10 +288,8 @@ class Catalog:
         query = "SELECT cid, name, size, class, kind, put_ms, holders FROM contents " + where  # noqa: S608 - only the texts below
 
         def look() -> list[ContentNote]:
-            return [
-                ContentNote(CID(row[0]), row[1], row[2], row[3], row[4], row[5], _nodes(row[6]))
-                for row in self._db.execute(query, values)
-            ]
+            rows = self._db.execute(query, values)
+            return [ContentNote(CID(row[0]), row[1], row[2], row[3], row[4], row[5], _nodes(row[6])) for row in rows]
 
         return self._do("listing contents", look)
 
