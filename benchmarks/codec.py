@@ -1,4 +1,4 @@
-"""The in-memory pipeline on one core, against plain SHA-256 over the same bytes in the same run.
+"""The in-memory pipeline on one core, against SHA-256 alone over the same chunks in the same run.
 
 Pipeline: cut into 1 MiB chunks, CID of each, compress where it pays, erasure-code 10+6, fragment trees of all 16 fragments.
 CPU time of this thread, so neighbours on the machine disturb little; the best of several rounds of each, taken in turns.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import cycle, islice
 
 from benchmarks.rows import Row
@@ -25,7 +25,7 @@ from dds.primitives.units import CHUNK_BYTES, MIB
 STRIPES = 4
 DATA_BYTES = STRIPES * STANDARD.stripe_bytes
 ROUNDS = 7
-TARGET_RATIO = 0.25
+TARGET_RATIO = 0.25  # hashing alone allows 0.38: each byte once for its CID, 1.6 times for the fragment trees
 
 
 def run() -> list[Row]:
@@ -49,15 +49,21 @@ def pipeline(data: bytes) -> int:
     """Everything between a user's bytes and fragments that are ready to be sent; the bytes of all fragments."""
     builder = SegmentBuilder(*STANDARD, "standard")
     made = 0
-    for at in range(0, len(data), CHUNK_BYTES):
-        chunk = data[at : at + CHUNK_BYTES]
+    for chunk in chunks_of(data):
         for stripe in builder.add(cid_of(chunk), chunk):
             made += stripe.shape.slot_bytes * len(stripe.fragments)
     return made + sum(stripe.shape.slot_bytes * len(stripe.fragments) for stripe in builder.close().stripes)
 
 
+def chunks_of(data: bytes) -> Iterator[bytes]:
+    """Chunks of 1 MiB, each a copy, as reading a file would give them."""
+    return (data[at : at + CHUNK_BYTES] for at in range(0, len(data), CHUNK_BYTES))
+
+
 def _pipeline_row(name: str, data: bytes) -> Row:
-    plain, ours = _best_in_turns([lambda: hashlib.sha256(data).digest(), lambda: pipeline(data)])
+    plain, ours = _best_in_turns(
+        [lambda: [hashlib.sha256(chunk).digest() for chunk in chunks_of(data)], lambda: pipeline(data)]
+    )
     return Row(name, _mb_per_s(data, ours), "MB/s", _mb_per_s(data, plain), round(plain / ours, 3), TARGET_RATIO)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from math import comb
@@ -161,3 +163,14 @@ def test_threads_do_not_disturb_each_other() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(one, range(24)))
+
+
+def test_the_codec_library_is_loaded_at_the_first_use_only() -> None:
+    script = (
+        "import sys, dds.erasure.segment_builder, dds.erasure.reed_solomon as rs\n"
+        "rs.encode(1, 6, [b'copies need no codec'])\n"
+        "assert 'pyeclib' not in sys.modules\n"
+        "rs.encode(2, 1, [b'a', b'b'])\n"
+        "assert 'pyeclib' in sys.modules\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
