@@ -107,10 +107,18 @@ class StripeRead:
     _excused: bool = False
     over: bool = False
 
+    def offer(self, index: int, node: NodeID, lo: int, hi: int) -> int:
+        """Before `start`: bytes [lo, hi) of a fragment are at hand already. Returns their ticket."""
+        attempt = _Try(Fetch(len(self._tries), index, node, lo, hi), started=0.0, state="done")
+        self._tries.append(attempt)
+        self._by_index.setdefault(index, []).append(attempt)
+        return attempt.fetch.ticket
+
     def start(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
         if self.k > 1:
-            for want in self.wanted:
+            _, _, missing = self._sort_wanted()
+            for want in missing:
                 if want.slot not in self.doubtful:
                     effects += self._ask(want.slot, want.lo, want.hi, now)
         return [*effects, *self._decide(now)]

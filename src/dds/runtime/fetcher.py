@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
+from weakref import WeakValueDictionary
 
 from dds.erasure.compression import decompress
 from dds.erasure.fragment_tree import verify_leaf
@@ -20,7 +21,7 @@ from dds.erasure.layout import Layout, SlotRange
 from dds.erasure.reed_solomon import decode
 from dds.primitives.cid import cid_text, matches
 from dds.primitives.errors import DDSError, FormatError, IntegrityError, NotEnoughFragments
-from dds.primitives.ids import NodeID, id_text
+from dds.primitives.ids import NodeID, SegmentID, id_text
 from dds.primitives.units import LEAF_BYTES
 from dds.protocol.download import Cancel, Effect, Fetch, Ready, StripeRead, Stuck, Wanted
 from dds.runtime.network import Network
@@ -36,6 +37,7 @@ TICK_S: Final = 0.05
 FETCH_TIMEOUT_S: Final = 20.0
 LEAVES_TIMEOUT_S: Final = 5.0
 LEAVES_REPLY_BYTES_MAX: Final = 4 << 20
+PIECE_CACHE_BYTES_MAX: Final = 64 << 20
 REREADS_MAX: Final = 8  # a read is tried again after each conviction; a segment has at most n liars worth trying
 DECODE_IN_THREAD_BYTES: Final = 1 << 20
 
@@ -59,12 +61,45 @@ class StripeBytes:
     decoded: bool = False
 
 
+class PieceCache:
+    """Pieces fetched for decoding, by stripe. A sequential read comes back to the same columns slot by slot; without this,
+    each lost slot would cost k slots of traffic again. Bounded; the stripe that was longest untouched goes first."""
+
+    def __init__(self, bytes_max: int = PIECE_CACHE_BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._stripes: dict[tuple[SegmentID, int], dict[tuple[int, int], Piece]] = {}
+        self._turns: WeakValueDictionary[tuple[SegmentID, int], asyncio.Lock] = WeakValueDictionary()
+
+    def turn(self, segment: SegmentID, stripe: int) -> asyncio.Lock:
+        """Reads that must decode the same stripe take turns."""
+        return self._turns.setdefault((segment, stripe), asyncio.Lock())
+
+    def of(self, segment: SegmentID, stripe: int) -> Iterable[Piece]:
+        return self._stripes.get((segment, stripe), {}).values()
+
+    def keep(self, segment: SegmentID, stripe: int, pieces: Iterable[Piece]) -> None:
+        kept = self._stripes.pop((segment, stripe), {})
+        for piece in pieces:
+            if (piece.index, piece.lo) not in kept:
+                kept[piece.index, piece.lo] = piece
+                self._bytes += len(piece.data)
+        self._stripes[segment, stripe] = kept
+        while self._bytes > self._bytes_max and len(self._stripes) > 1:
+            self.drop(*next(iter(self._stripes)))
+
+    def drop(self, segment: SegmentID, stripe: int) -> None:
+        for piece in self._stripes.pop((segment, stripe), {}).values():
+            self._bytes -= len(piece.data)
+
+
 @dataclass(slots=True)
 class Fetcher:
     """Block reads over one network; keeps score of what happened."""
 
     network: Network
     decoded_stripes: int = 0
+    pieces: PieceCache = field(default_factory=PieceCache)
     culprits: list[Culprit] = field(default_factory=list)
 
     async def blocks(self, segment: Segment, entries: Sequence[Entry]) -> list[bytes]:
@@ -122,11 +157,23 @@ class Fetcher:
         doubtful = frozenset(i for i, nodes in holders.items() if not nodes or ranking.avoided(nodes[0], now))
         speed = {i: ranking.latency_s(nodes[0]) if nodes else 0.0 for i, nodes in holders.items()}
         preference = sorted(range(shape.k, width), key=speed.__getitem__) if shape.k > 1 else self._copies(width, speed)
-        inline = [index for index, record in enumerate(segment.record.records[number]) if record.root in segment.inline]
-        if inline:  # at hand already: no request is needed
-            preference = list(dict.fromkeys([*inline, *preference]))
         machine = StripeRead(shape.k, shape.m, wanted, holders, doubtful, preference)
-        return await _StripeHost(self, segment, number, machine).run()
+        if doubtful.isdisjoint(want.slot for want in wanted):
+            return await self._read(segment, number, machine)
+        async with self.pieces.turn(segment.segment_id, number):  # the one before may have fetched what this one needs
+            return await self._read(segment, number, machine)
+
+    async def _read(self, segment: Segment, number: int, machine: StripeRead) -> StripeBytes:
+        at_hand = {machine.offer(p.index, p.node, p.lo, p.lo + len(p.data)): p for p in self._at_hand(segment, number)}
+        return await _StripeHost(self, segment, number, machine, at_hand).run()
+
+    def _at_hand(self, segment: Segment, number: int) -> list[Piece]:
+        """Pieces that earlier reads of the stripe fetched for decoding, and small fragments that came with the manifest."""
+        pieces = list(self.pieces.of(segment.segment_id, number))
+        for record in segment.record.records[number] if segment.inline else ():
+            if record.root in segment.inline:
+                pieces.append(Piece(record.index, segment.inline[record.root][0], 0, segment.inline[record.root][1]))
+        return [piece for piece in pieces if piece.node not in segment.shunned]
 
     def _copies(self, width: int, speed: dict[int, float]) -> list[int]:
         """Verbatim copies: fastest first, strangers by turns so that not one node serves every small thing."""
@@ -145,6 +192,8 @@ class Fetcher:
         pieces = [(number, piece) for number, read in stripes.items() for piece in read.pieces]
         verdicts = await gather_all([self._check(segment, number, piece) for number, piece in pieces])
         unproven = False
+        for number in stripes:
+            self.pieces.drop(segment.segment_id, number)
         for (_, piece), verdict in zip(pieces, verdicts, strict=True):
             if verdict is None:
                 continue
@@ -185,12 +234,12 @@ class Fetcher:
 class _StripeHost:
     """Performs one StripeRead."""
 
-    def __init__(self, fetcher: Fetcher, segment: Segment, number: int, machine: StripeRead) -> None:
+    def __init__(self, fetcher: Fetcher, segment: Segment, number: int, machine: StripeRead, at_hand: dict[int, Piece]) -> None:
         self._fetcher, self._segment, self._number, self._machine = fetcher, segment, number, machine
         self._network = fetcher.network
         self._shape = segment.record.stripes[number]
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._pieces: dict[int, Piece] = {}
+        self._pieces = at_hand  # by ticket
         self._done: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> StripeBytes:
@@ -231,10 +280,6 @@ class _StripeHost:
     async def _fetch(self, fetch: Fetch) -> None:
         record = self._segment.record.records[self._number][fetch.index]
         started = self._now()
-        if record.root in self._segment.inline:
-            node, data = self._segment.inline.pop(record.root)  # used once: if it proves wrong, the holder is asked again
-            self._took(fetch, node, data[fetch.lo : fetch.hi])
-            return
         try:
             data = await self._network.client.get(
                 fetch.node,
@@ -248,13 +293,10 @@ class _StripeHost:
             self._perform(self._machine.failed(fetch.ticket, f"{error.code}: {error.message}", self._now()))
             return
         self._network.ranking.succeeded(fetch.node, self._now() - started)
-        self._took(fetch, fetch.node, data)
-
-    def _took(self, fetch: Fetch, node: NodeID, data: bytes) -> None:
         if len(data) != fetch.hi - fetch.lo:
             self._perform(self._machine.failed(fetch.ticket, f"sent {len(data)} bytes of {fetch.hi - fetch.lo}", self._now()))
             return
-        self._pieces[fetch.ticket] = Piece(fetch.index, node, fetch.lo, data)
+        self._pieces[fetch.ticket] = Piece(fetch.index, fetch.node, fetch.lo, data)
         self._perform(self._machine.arrived(fetch.ticket, self._now()))
 
     async def _assemble(self, ready: Ready) -> StripeBytes:
@@ -263,6 +305,7 @@ class _StripeHost:
             out.slots[slot] = (self._pieces[ticket].lo, self._pieces[ticket].data)
         if not ready.missing:
             return out
+        self._fetcher.pieces.keep(self._segment.segment_id, self._number, [self._pieces[t] for t in ready.sources.values()])
         have = {}
         for index, ticket in ready.sources.items():
             piece = self._pieces[ticket]

@@ -22,7 +22,7 @@ class Segment:
     encoding: bytes  # the signed record, as it came
     publisher: bytes  # who signed it
     _holders: dict[int, list[NodeID]] = field(default_factory=dict)
-    _shunned: set[NodeID] = field(default_factory=set)
+    shunned: set[NodeID] = field(default_factory=set)
     entries: list[Entry] | None = None
     by_cid: dict[CID, int] = field(default_factory=dict)
     inline: dict[FragmentRoot, tuple[NodeID, bytes]] = field(
@@ -40,7 +40,7 @@ class Segment:
             self.learn_holder(index, node)
 
     def holders_of(self, index: int) -> list[NodeID]:
-        return [node for node in self._holders.get(index, []) if node not in self._shunned]
+        return [node for node in self._holders.get(index, []) if node not in self.shunned]
 
     def nodes(self) -> list[NodeID]:
         """Every node named as a holder, by index."""
@@ -48,7 +48,7 @@ class Segment:
 
     def shun(self, node: NodeID) -> None:
         """Not asked again for this segment: it lied, or would not prove what it sent."""
-        self._shunned.add(node)
+        self.shunned.add(node)
 
     def accepts_index(self, raw: bytes | memoryview) -> bool:
         """Take the index if it is this segment's."""
