@@ -30,6 +30,7 @@ import uvloop
 from rich.console import Console
 
 from dds.apps.cli import exits
+from dds.apps.cli.session import show_log
 from dds.primitives.cid import CID, cid_text
 from dds.primitives.errors import DDSError, InputError
 from dds.primitives.ids import id_text
@@ -94,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))  # ends like Ctrl-C, so that it cleans up
+    show_log(verbose=False)
     stage = Stage()
     try:
         with tempfile.TemporaryDirectory(prefix="dds-demo-") as work:
@@ -214,11 +216,11 @@ def catch_liar(scene: Scene, content: CID, lost: Sequence[str]) -> None:
     got = with_client(scene.reader, lambda client: client.get(content, target))
     count = compare(scene.source, target)
     names = {member.id: member.name for member in scene.devnet.members()}
-    for culprit in got.culprits:
-        name = names.get(id_text(culprit.node), "a stranger")
-        scene.stage.fact("caught", f"[bold]{name}[/] ({id_text(culprit.node)[:12]}...): {culprit.reason}")
-    caught = {names.get(id_text(culprit.node)) for culprit in got.culprits}
-    claim(caught == {liar}, f"{liar} lied, but {sorted(map(str, caught)) or 'nobody'} was named")
+    caught = {id_text(culprit.node): culprit.reason for culprit in got.culprits}
+    for node, reason in caught.items():
+        scene.stage.fact("caught", f"[bold]{names.get(node, 'a stranger')}[/] ({node[:12]}...): {reason}")
+    named = sorted(names.get(node, node) for node in caught)
+    claim(named == [liar], f"{liar} lied, but {', '.join(named) or 'nobody'} was named")
     scene.stage.good(f"the liar was named, nobody else was; {count:,} files compared: all identical")
 
 

@@ -147,12 +147,23 @@ def _common_parameters() -> list[inspect.Parameter]:
     return list(inspect.signature(_common, eval_str=True).parameters.values())
 
 
-def run_async(work: Coroutine[Any, Any, T]) -> T:
+def show_log(*, verbose: bool) -> None:
+    """With --verbose, what the parts log goes to standard error; else an operation's result says what matters of it."""
+    import logging
+
+    root = logging.getLogger()
+    if not root.handlers:
+        root.addHandler(logging.StreamHandler() if verbose else logging.NullHandler())
+        root.setLevel(logging.INFO)
+
+
+def run_async(work: Coroutine[Any, Any, T], *, verbose: bool = False) -> T:
     """Run a coroutine to its end; SIGINT and SIGTERM cancel it, so that its clean-up is done before the process ends."""
     import asyncio
 
     import uvloop
 
+    show_log(verbose=verbose)
     terminated = False
 
     async def cancellable() -> T:
@@ -186,7 +197,7 @@ def with_client(session: Session, use: Callable[[Client], Coroutine[Any, Any, T]
         async with open_client(home) as client:
             return await use(client)
 
-    return run_async(work())
+    return run_async(work(), verbose=session.verbose)
 
 
 @contextmanager

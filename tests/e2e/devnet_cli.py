@@ -1,0 +1,113 @@
+"""The real program against a real devnet, for the end-to-end tests."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dds.runtime import processes
+
+COMMAND = (sys.executable, "-m", "dds.apps.cli.main")
+TIMEOUT_S = 180
+
+
+@dataclass(frozen=True)
+class Program:
+    """`dds` with a home."""
+
+    home: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "DDS_HOME": str(self.home)}
+
+    def run(self, *argv: object, code: int = 0, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        done = subprocess.run(
+            [*COMMAND, *map(str, argv)],
+            env=self.environment,
+            input=stdin,
+            capture_output=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        assert done.returncode == code, f"dds {argv}: {done.returncode}\n{done.stdout[-2000:]!r}\n{done.stderr.decode()}"
+        return done
+
+    def text(self, *argv: object, stdin: bytes = b"") -> str:
+        """Standard output without its last newline."""
+        return self.run(*argv, stdin=stdin).stdout.decode().removesuffix("\n")
+
+    def json(self, *argv: object) -> Any:
+        return json.loads(self.run("--json", *argv).stdout)
+
+    def error(self, *argv: object, code: int) -> dict[str, Any]:
+        """The error object of a command that fails."""
+        made: dict[str, Any] = json.loads(self.run("--json", *argv, code=code).stderr.splitlines()[-1])["error"]
+        return made
+
+    def start(self, *argv: object) -> subprocess.Popen[bytes]:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen([*COMMAND, *map(str, argv)], env=self.environment, **pipes)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.json("devnet", "status")["nodes"]
+        return rows
+
+    def names(self, state: str = "running") -> list[str]:
+        return [row["name"] for row in self.nodes() if row["state"] == state]
+
+    def heal(self) -> None:
+        """All nodes run again."""
+        if paused := self.names("paused"):
+            self.run("devnet", "resume", *paused)
+        if stopped := self.names("stopped"):
+            self.run("devnet", "start", *stopped)
+
+
+@contextmanager
+def running_devnet(home: Path, *options: str) -> Iterator[Program]:
+    """A devnet that is gone, process by process, when this ends."""
+    program = Program(home)
+    try:
+        program.run("devnet", "up", *options)
+        yield program
+    finally:
+        program.run("devnet", "down", "--purge")
+        assert processes.find((home / "devnet" / "nodes").glob("*")) == {}
+
+
+def wait_until(condition: Callable[[], bool], *, timeout_s: float = 60) -> None:
+    """Poll what another process does; the test fails when it never comes true."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {timeout_s:.0f} s in vain")
+        time.sleep(0.01)
+
+
+def write_random(path: Path, size: int, *, seed: int) -> Path:
+    """A file of incompressible bytes, the same for the same seed."""
+    source = random.Random(seed)
+    with path.open("wb") as file:
+        for at in range(0, size, 1 << 20):
+            file.write(source.randbytes(min(1 << 20, size - at)))
+    return path
+
+
+def same_file(a: Path, b: Path) -> bool:
+    if a.stat().st_size != b.stat().st_size:
+        return False
+    with a.open("rb") as left, b.open("rb") as right:
+        while piece := left.read(1 << 20):
+            if piece != right.read(1 << 20):
+                return False
+    return True
