@@ -1,8 +1,8 @@
 """What a node does when nobody asks: expiring, purging, compacting, scrubbing its store.
 
 Decides how often and at what pace. Does not decide what is expired or rotten (storage.upkeep does). Every step is small and
-runs in a thread of its own, so requests wait for no more than one step's turn; between steps of one job lies a pause that
-bounds what it can cost.
+runs in a thread of its own, so requests wait for one step's turn at most; between steps of one job lies a pause that bounds
+what it can cost.
 
 Idle cost: one look at the store a minute, and a scrub that reads at most SCRUB_BYTES_PER_S.
 """
