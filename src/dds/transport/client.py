@@ -342,7 +342,8 @@ def _translated(peer: _Peer, error: aiohttp.ClientError) -> PeerUnreachable | Pe
         return PeerUnreachable("went away in the middle of an answer", peer=peer.text)
     if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ClientResponseError):
         return PeerProtocolError(f"the answer is not HTTP as it should be: {error}"[:200], peer=peer.text)
-    return PeerUnreachable(f"cannot be reached: {error}"[:200], peer=peer.text)
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    return PeerUnreachable(f"cannot be reached: {cause}"[:200], peer=peer.text)
 
 
 def _too_much(peer: _Peer, max_bytes: int) -> PeerProtocolError:

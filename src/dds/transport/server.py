@@ -176,6 +176,9 @@ class PeerServer:
             return await self._answer(request, connection)
         except ConnectionError:  # while a body was read or written; there is nobody to tell
             return _CLOSE
+        except Exception:  # a bug of ours, which aiohttp's muted log would hide
+            _log.exception("unexpected error while answering %s", connection.address)
+            return _CLOSE
         finally:
             self.counters.requests_now -= 1
             if not self.counters.requests_now:
@@ -206,7 +209,7 @@ class PeerServer:
             self.counters.bodies_bytes_now = self._room.used
 
     def _route(self, request: web.BaseRequest) -> tuple[Route, dict[str, str], str]:
-        path, _, query = request.message.path.partition("?")
+        path, _, query = request.raw_path.partition("?")
         method = "GET" if request.method == "HEAD" else request.method
         found = self._routes.find(method, path)
         if found is not None:
