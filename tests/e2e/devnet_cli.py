@@ -55,8 +55,8 @@ class Program:
         return made
 
     def start(self, *argv: object) -> subprocess.Popen[bytes]:
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen([*COMMAND, *map(str, argv)], env=self.environment, **pipes)
+        command = [*COMMAND, *map(str, argv)]
+        return subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def nodes(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = self.json("devnet", "status")["nodes"]

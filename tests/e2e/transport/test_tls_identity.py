@@ -14,6 +14,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from dds.primitives.errors import PeerRefused, PeerUnreachable
+from dds.primitives.hashing import sha256
+from dds.primitives.ids import id_text
+from dds.transport.certificate import host_name, issuer_certificate, pem
+from dds.transport.tls import client_context, server_context
 from tests.e2e.transport.kit import (
     ATTACKER_KEY,
     CLIENT,
@@ -29,12 +35,6 @@ from tests.e2e.transport.kit import (
     scripted_server,
     serving,
 )
-
-from dds.primitives.errors import PeerRefused, PeerUnreachable
-from dds.primitives.hashing import sha256
-from dds.primitives.ids import id_text
-from dds.transport.certificate import host_name, issuer_certificate, pem
-from dds.transport.tls import client_context, server_context
 
 BOTH_LOOPS = True
 LIE = answering("HTTP/1.1 200 OK\nDDS-Network: test\nContent-Length: 3\n", b"lie")
