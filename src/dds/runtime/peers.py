@@ -62,6 +62,7 @@ class BootstrapPeer:
 @dataclass(frozen=True)
 class PeerHostConfig:
     publish_every_s: float = 300.0  # a third of a node record's life
+    publish_again_s: float = 15.0  # after the first: at the start our DHT node knew few of those that lie next to the key
     publish_gap_s: float = 3.0  # the least between two records, however often we change
     exchange_every_s: float = 120.0
     exchange_pause_s_max: float = 1200.0  # with every exchange that teaches nothing, the pause doubles up to this
@@ -204,14 +205,16 @@ class PeerHost:
         self._changed.set()
 
     async def wait_for_peers(self, count: int, timeout_s: float) -> int:
-        """Wait until `count` peers are worth dialling, or the time is over. How many there are."""
-
+        """Wait until the records of `count` peers worth dialling are known, or the time is over. How many there are."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while len(self.table.candidates(self._clock_ms())) < count:
+                while self._known_peers() < count:
                     self._learned.clear()
                     await self._learned.wait()
-        return len(self.table.candidates(self._clock_ms()))
+        return self._known_peers()
+
+    def _known_peers(self) -> int:
+        return sum(peer.record is not None for peer in self.table.candidates(self._clock_ms()))
 
     def _on_value(self, bucket: int) -> Callable[[bytes], None]:
         place = node_place(self.table.network, bucket)
@@ -241,7 +244,7 @@ class PeerHost:
     async def _publish_loop(self) -> None:
         assert self._dht is not None
         place = node_place(self.table.network, node_bucket(NodeID(self._key.public)))
-        retry_s = self._config.publish_gap_s
+        retry_s, pause_s = self._config.publish_gap_s, self._config.publish_again_s
         while True:
             self._changed.clear()
             self._renew(self._clock_ms())
@@ -249,7 +252,8 @@ class PeerHost:
             await asyncio.sleep(self._config.publish_gap_s)
             if ok or not len(self.table):  # the first node of a network has nobody to tell; OpenDHT keeps it for the next
                 retry_s = self._config.publish_gap_s
-                await _wait(self._changed, self._config.publish_every_s * _jitter())
+                await _wait(self._changed, pause_s * _jitter())
+                pause_s = self._config.publish_every_s
             else:
                 await _wait(self._changed, retry_s * _jitter())
                 retry_s = min(retry_s * 2, self._config.publish_every_s)
