@@ -263,6 +263,7 @@ class DHTNode:
         """Call `callback` in the event loop with each value put under `key`, those already there first.
 
         A node listens to a fixed set of keys for its whole life (see Listener): LISTENERS_MAX counts cancelled ones too.
+        On a node bound to an IPv6 address OpenDHT 4.4 listens to nobody (it gives up where the IPv4 search is missing).
 
         Raises:
             LimitError: more than LISTENERS_MAX.
