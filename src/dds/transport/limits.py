@@ -4,7 +4,7 @@ Decides: the limits of a server and a client, with defaults fit for a home conne
 of their counters. Limits hold against hostile peers; none of them is a quality-of-service promise.
 
 Memory of a server is bounded by `bodies_bytes_max` (request and reply bodies together) plus `connections_max` times what TLS
-and HTTP buffers of one connection hold, at most about 300 KiB while a peer floods it and about 40 KiB while it is idle.
+and HTTP buffers of one connection hold: 40 KiB idle, up to half a MiB while a peer floods it (measured on uvloop 0.23).
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ from dds.transport.tls import peer_of, server_context
 READ_AHEAD_BYTES: Final = 64 * KIB  # of a body that has no room yet
 LINGER_S: Final = 1.0  # how long the rest of a refused body is read and dropped, so that the refusal arrives
 RETRY_AFTER_S: Final = 1
+SHUTDOWN_TIMEOUT_S: Final = 0.1  # for connections whose requests are over already; aiohttp takes zero for ever
 _NO_ROUTE: Final = "(none)"
 
 _log = logging.getLogger(__name__)
@@ -131,7 +132,7 @@ class PeerServer:
         self._routes = RouteTable(routes)
         self._bandwidth = bandwidth or Bandwidth()
         self._room = BodyRoom(self._limits.bodies_bytes_max, self._limits.waiting_max, self._limits.waiting_timeout_s)
-        self._idle = asyncio.Event()
+        self._requests: set[asyncio.Task[object]] = set()
         self._stopping = False
         self._date = (0, "")
 
@@ -156,14 +157,14 @@ class PeerServer:
         for connection in self._listener.table:
             if connection.is_quiet:
                 connection.abort()
-        if self.counters.requests_now:
-            self._idle.clear()
-            try:
-                async with asyncio.timeout(grace_s):
-                    await self._idle.wait()
-            except TimeoutError:
-                _log.warning("%d requests cut off by the stop", self.counters.requests_now)
-        await self._http.shutdown(0)
+        if self._requests:
+            _, unfinished = await asyncio.wait(self._requests, timeout=grace_s)
+            if unfinished:
+                _log.warning("%d requests cut off by the stop", len(unfinished))
+                for task in unfinished:
+                    task.cancel()
+                await asyncio.wait(unfinished)
+        await self._http.shutdown(SHUTDOWN_TIMEOUT_S)
 
     # ---- one request
 
@@ -171,7 +172,10 @@ class PeerServer:
         connection = self._http.of.get(request.protocol)
         if connection is None or request.transport is None:  # the client left before its request was looked at
             return _CLOSE
-        self.counters.requests_now += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._requests.add(task)
+        self.counters.requests_now = len(self._requests)
         try:
             return await self._answer(request, connection)
         except ConnectionError:  # while a body was read or written; there is nobody to tell
@@ -180,9 +184,8 @@ class PeerServer:
             _log.exception("unexpected error while answering %s", connection.address)
             return _CLOSE
         finally:
-            self.counters.requests_now -= 1
-            if not self.counters.requests_now:
-                self._idle.set()
+            self._requests.discard(task)
+            self.counters.requests_now = len(self._requests)
             connection.enter(Phase.IDLE, self._now())
 
     async def _answer(self, request: web.BaseRequest, connection: Connection) -> web.StreamResponse:
@@ -289,7 +292,7 @@ class PeerServer:
 
     async def _write(self, request: web.BaseRequest, connection: Connection, response: Response) -> web.StreamResponse:
         body = response.body if request.method != "HEAD" else b""
-        keep = request.keep_alive and not self._stopping
+        keep = request.keep_alive and not self._stopping and "Upgrade" not in request.headers and request.method != "CONNECT"
         head = self._head(response, keep)
         connection.enter(Phase.SENDING, self._now(), len(body))
         if not self._bandwidth.up.is_open:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
+from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 
+import psutil
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -81,6 +85,32 @@ async def serving(limits: ServerLimits | None = None, bandwidth: Bandwidth | Non
         await served.server.stop(0)
 
 
+def _serve_elsewhere(pipe: Pipe, limits: ServerLimits) -> None:
+    async def main() -> None:
+        async with serving(limits) as served:
+            pipe.send(served.port)
+            await asyncio.to_thread(pipe.poll, None)  # until the parent closes its end
+
+    uvloop.run(main())
+
+
+@contextmanager
+def serving_elsewhere(limits: ServerLimits) -> Iterator[tuple[psutil.Process, int]]:
+    """The same server in a process of its own: for measuring its memory. Yields the process and the port."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve_elsewhere, args=(there, limits), daemon=True)
+    process.start()
+    there.close()
+    try:
+        yield psutil.Process(process.pid), here.recv()
+    finally:
+        here.close()
+        process.join(10)
+        process.kill()
+        process.join()
+
+
 @asynccontextmanager
 async def client_of(
     port: int, node_id: NodeID = SERVER, key: SigningKey | None = CLIENT_KEY, limits: ClientLimits | None = None
@@ -104,8 +134,8 @@ async def scripted_server(script: Script, context: ssl.SSLContext | None = None)
         tasks.add(task)
         try:
             await script(reader, writer)
-        except (OSError, asyncio.IncompleteReadError):
-            pass
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the client left, or the test is over
         finally:
             writer.transport.abort()
 
