@@ -68,6 +68,7 @@ def replay(index: Index, log: PackLog, found: Recovery, proven: tuple[int, int] 
     torn: Torn | None = None
     found.missing_packs = log.missing
     pending = 0
+    index.begin_replay()
     index.begin()
     try:
         for number in log.numbers:
@@ -91,6 +92,7 @@ def replay(index: Index, log: PackLog, found: Recovery, proven: tuple[int, int] 
                     index.commit()
                     index.begin()
                     pending = 0
+        index.end_replay()
         index.commit()
     except BaseException:
         index.rollback()
