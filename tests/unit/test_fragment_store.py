@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.unit.store_kit import (
+from tests.store_kit import (
     OWNER,
     SMALL,
     UPLOAD,

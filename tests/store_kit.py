@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
+import tempfile
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from dds.primitives.cid import CID, cid_of
@@ -47,6 +49,12 @@ def manifest_of(number: int, publisher: int = 0, created_ms: int = 1) -> Manifes
     return ManifestNote(
         cid, PublisherID(bytes([publisher]) * 32), created_ms, content_of(f"m{number}.{publisher}.{created_ms}", 300)
     )
+
+
+def fast_directory(fallback: Path) -> AbstractContextManager[str]:
+    """A directory in memory where there is one: what survives a kill is in the page cache, on a disk or not."""
+    memory = Path("/dev/shm")
+    return tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else fallback, prefix="dds-test-")
 
 
 class Clock:
