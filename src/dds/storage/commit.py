@@ -44,6 +44,29 @@ class ManifestNote:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """Fragments that came in, against what was here when they were compared."""
+
+    images: dict[FragmentRoot, Image]
+    present: frozenset[FragmentRoot]  # the very bytes can be read back here already
+
+    @property
+    def fresh(self) -> list[Image]:
+        return [image for root, image in self.images.items() if root not in self.present]
+
+    def still_holds(self, rows: Index) -> bool:
+        """Whether what is present still is, and nothing fresh would replace a longer fragment of the same root."""
+        for root, image in self.images.items():
+            place = rows.place_of(root)
+            if root in self.present:
+                if place is None or place.size < len(image.data):
+                    return False
+            elif place is not None and place.size > len(image.data):
+                return False
+        return True
+
+
+@dataclass(frozen=True, slots=True)
 class CommitPlan:
     """One commit, ready to be checked against the index and turned into operations."""
 
@@ -52,23 +75,27 @@ class CommitPlan:
     segment: SegmentID
     segment_root: SegmentRoot
     index: int
-    records: dict[FragmentRoot, FragmentRecord]
-    carried: dict[FragmentRoot, Image]
-    present: frozenset[FragmentRoot]  # of `carried`: the very bytes can be read back here already
+    records: list[FragmentRecord]
+    carried: Wanted
     encoding_raw: bytes
     manifest: ManifestNote | None
 
-    def prepare(self, rows: Index) -> Draft[None]:
-        """Check that every fragment is there, then say what to write: nothing at all where everything is held already."""
+    def prepare(self, rows: Index) -> Draft[bool]:
+        """Check that every fragment is there, then say what to write: nothing at all where everything is held already.
+
+        The result is False when what was carried must be compared again with what is here.
+        """
+        if not self.carried.still_holds(rows):
+            return Draft(False)
         self._check_present(rows)
-        draft: Draft[None] = Draft(None)
+        draft = Draft(True)
         hold = rows.hold_of(self.segment, self.segment_root, self.index)
-        fresh = [image for root, image in self.carried.items() if root not in self.present or rows.place_of(root) is None]
+        fresh = self.carried.fresh
         if hold is None or hold[2] is not None or fresh or rows.staged(self.upload, self.owner):
             draft.add_images(fresh)
             if rows.encoding_of(self.segment, self.segment_root) is None:
                 self._add_encoding(rows, draft)
-            packed = b"".join(self.records)
+            packed = b"".join(dict.fromkeys(record.root for record in self.records))
             draft.operations.append(Hold(self.segment, self.segment_root, self.index, packed, self.upload, self.owner))
         if self.manifest is not None:
             manifest_ops(rows, self.manifest, draft)
@@ -76,22 +103,28 @@ class CommitPlan:
 
     def _check_present(self, rows: Index) -> None:
         missing = []
-        for root, record in self.records.items():
-            if root in self.carried:
-                continue
-            place = rows.place_of(root)
-            staged = rows.staged_at(self.upload, self.owner, root) is not None
-            if place is None or place.bad or not (staged or rows.held_by_segment(root, self.segment)):
-                missing.append(root.hex())
-            elif place.size != record.size:
-                raise IntegrityError("a fragment's size is not its record's", expected=record.size, actual=place.size)
+        for record in self.records:
+            image = self.carried.images.get(record.root)
+            size = len(image.data) if image is not None else self._kept_size(rows, record.root)
+            if size is None:
+                missing.append(record.root.hex())
+            elif size < record.size:
+                raise IntegrityError("a fragment is shorter than its record says", expected=record.size, actual=size)
         if missing:
             raise NotFoundError(
                 f"{len(missing)} of {len(self.records)} fragments of segment {self.segment.hex()[:16]} are not staged here",
                 missing=missing,
             )
 
-    def _add_encoding(self, rows: Index, draft: Draft[None]) -> None:
+    def _kept_size(self, rows: Index, root: FragmentRoot) -> int | None:
+        """Bytes of a sound fragment that this upload has staged, or that the segment holds already."""
+        place = rows.place_of(root)
+        if place is None or place.bad:
+            return None
+        mine = rows.staged_at(self.upload, self.owner, root) is not None or rows.held_by_segment(root, self.segment)
+        return place.size if mine else None
+
+    def _add_encoding(self, rows: Index, draft: Draft[bool]) -> None:
         roots = {row[0] for row in rows.holds_of(self.segment)}
         if self.segment_root not in roots and len(roots) >= ENCODINGS_PER_SEGMENT_MAX:
             raise LimitError(f"segment {self.segment.hex()[:16]} has {len(roots)} encodings here already")
@@ -118,13 +151,17 @@ def manifest_ops(index: Index, manifest: ManifestNote, draft: Draft[T]) -> bool:
     return True
 
 
-def match_inline(records: dict[FragmentRoot, FragmentRecord], carried: list[Image]) -> dict[FragmentRoot, Image]:
+def check_inline(records: list[FragmentRecord], carried: list[Image]) -> None:
+    """Every fragment carried in a commit is one of its records, at its size.
+
+    Raises:
+        InputError, IntegrityError, LimitError.
+    """
     if sum(image.length for image in carried) > INLINE_IMAGES_BYTES_MAX:
         raise LimitError("too many inline bytes in one commit")
     for image in carried:
-        record = records.get(image.root)
-        if record is None:
+        sizes = {record.size for record in records if record.root == image.root}
+        if not sizes:
             raise InputError(f"inline fragment {image.root.hex()[:16]} is not in the encoding record")
-        if record.size != len(image.data):
-            raise IntegrityError("a fragment's size is not its record's", expected=record.size, actual=len(image.data))
-    return {image.root: image for image in carried}
+        if len(image.data) not in sizes:
+            raise IntegrityError("a fragment's size is not its record's", expected=max(sizes), actual=len(image.data))

@@ -17,18 +17,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from dds.primitives.cid import CID
 from dds.primitives.errors import CorruptError, DiskFullError, InputError, IntegrityError, LimitError, StorageError
 from dds.primitives.hashing import Buffer
 from dds.primitives.ids import UPLOAD_ID_BYTES, FragmentRoot, PublisherID, SegmentID, SegmentRoot
 from dds.primitives.units import KIB, MIB
-from dds.storage.commit import CommitPlan, Committed, ManifestNote, manifest_ops, match_inline
+from dds.storage.commit import CommitPlan, Committed, ManifestNote, Wanted, check_inline, manifest_ops
 from dds.storage.fileops import FileOps, disk_errors
 from dds.storage.fragment_files import FragmentFiles
 from dds.storage.image import Image, build_image
-from dds.storage.index import Index
+from dds.storage.index import Index, Place
 from dds.storage.journal import Close, DropManifest, Op, PutFile, Release, Stage, Unstage
 from dds.storage.packs import PACK_BYTES, PackLog
 from dds.storage.reader import FragmentReader
@@ -38,7 +37,6 @@ from dds.storage.storetime import StoreTime
 from dds.storage.writer import Draft, GroupWriter
 from dds.wire.segment import EncodingRecord
 
-T = TypeVar("T")
 PACKED_BYTES_MAX = 128 * KIB  # smaller fragments go into packs, larger ones into files of their own
 STAGED_TTL_MS = 24 * 3600 * 1000
 TRASH_WINDOW_MS = 7 * 24 * 3600 * 1000
@@ -197,27 +195,53 @@ class FragmentStore(FragmentReader):
         if sum(image.length for image in staged if not self._is_large(image)) > STAGE_MANY_BYTES_MAX:
             raise LimitError("too many bytes of small fragments in one request")
         with disk_errors("staging a fragment"), self._reserving(staged):
-            present = {image.root for image in staged if self._is_there(image)}
-            outcome = self._stage_once(upload_id, owner, staged, present)
-            if outcome is None:  # what was there has gone meanwhile
-                self._stage_once(upload_id, owner, staged, set())
+            while not self._stage_once(upload_id, owner, self._compare(staged)):
+                continue  # what was there has changed meanwhile: look again
         return [image.root for image in staged]
 
-    def _stage_once(self, upload: bytes, owner: bytes, staged: list[Image], present: set[FragmentRoot]) -> bool | None:
-        wanted = {image.root: image for image in staged}
-        fresh = [image for root, image in wanted.items() if root not in present]
-        files = self._write_files(fresh)
+    def _stage_once(self, upload: bytes, owner: bytes, wanted: Wanted) -> bool:
+        files = self._write_files(wanted.fresh)
         at_ms = self.time.now_ms()
 
-        def prepare(index: Index) -> Draft[bool | None]:
-            if any(index.place_of(root) is None for root in present):
-                return Draft(None)
-            operations, blobs = _put_ops(fresh, files)
+        def prepare(index: Index) -> Draft[bool]:
+            if not wanted.still_holds(index):
+                return Draft(False)
+            operations, blobs = _put_ops(wanted.fresh, files)
             known = set(index.staged(upload, owner))
-            operations += [Stage(upload, owner, root, at_ms) for root in wanted if root not in known]
+            operations += [Stage(upload, owner, root, at_ms) for root in wanted.images if root not in known]
             return Draft(True, operations, blobs, self._directories(files))
 
         return self._submit_with_files(prepare, files)
+
+    def _compare(self, incoming: list[Image]) -> Wanted:
+        """Set what comes in against what is here.
+
+        A root does not bind the zero bytes that pad its last leaf, so fragments that differ in trailing zeros share one root.
+        They are one fragment, kept at the longest length seen; each record's own size says how much of it is meant.
+        """
+        images: dict[FragmentRoot, Image] = {}
+        for image in sorted(incoming, key=lambda image: len(image.data)):
+            images[image.root] = image
+        present = set()
+        for root, image in images.items():
+            with self._read_lock:
+                place = self._reader.place_of(root)
+            if place is None:
+                continue
+            if self._is_there(image, place):
+                present.add(root)
+            elif place.size > len(image.data):
+                images[root] = build_image(image.data.ljust(place.size, b"\0"))
+        return Wanted(images, frozenset(present))
+
+    def _is_there(self, image: Image, place: Place) -> bool:
+        """Whether these very bytes can be read back; a damaged copy is none, and is then replaced."""
+        if place.size < len(image.data):
+            return False
+        try:
+            return self._read_at(image.root, place, 0, place.size, fresh=False) == image.data.ljust(place.size, b"\0")
+        except (CorruptError, OSError):
+            return False
 
     def _is_large(self, image: Image) -> bool:
         return len(image.data) >= self.config.packed_bytes_max
@@ -236,7 +260,7 @@ class FragmentStore(FragmentReader):
     def _directories(self, files: dict[FragmentRoot, int]) -> set[Path]:
         return {self.files.directory_of(number) for number in files.values()}
 
-    def _submit_with_files(self, prepare: Callable[[Index], Draft[T]], files: dict[FragmentRoot, int]) -> T:
+    def _submit_with_files(self, prepare: Callable[[Index], Draft[bool]], files: dict[FragmentRoot, int]) -> bool:
         """Submit; files that the journal then does not name are removed again. In doubt they stay until the next start."""
         try:
             outcome = self.writer.submit(prepare)
@@ -245,7 +269,7 @@ class FragmentStore(FragmentReader):
         except BaseException:
             self._discard_files(files)
             raise
-        if outcome is None:
+        if not outcome:
             self._discard_files(files)
         return outcome
 
@@ -255,17 +279,6 @@ class FragmentStore(FragmentReader):
                 self.ops.unlink(self.files.path(number))
             except OSError:
                 return  # the next start removes it
-
-    def _is_there(self, image: Image) -> bool:
-        """Whether this very fragment can be read back; a damaged copy is none, and is then replaced."""
-        with self._read_lock:
-            place = self._reader.place_of(image.root)
-        if place is None:
-            return False
-        try:
-            return self._read_at(image.root, place, 0, place.size, fresh=False) == image.data
-        except (CorruptError, OSError):
-            return False
 
     def abort(self, upload_id: bytes, owner: bytes) -> int:
         """Forget what this owner staged under an upload; returns how many fragments."""
@@ -303,18 +316,19 @@ class FragmentStore(FragmentReader):
             DiskFullError, StorageError.
         """
         _check_upload(upload_id, owner)
-        records = {record.root: record for _, record in encoding.fragments_of(index)}
+        records = [record for _, record in encoding.fragments_of(index)]
         if index < 0 or not records:
             raise InputError(f"segment {encoding.segment_id.hex()[:16]} has no fragment index {index}")
-        carried = match_inline(records, [build_image(item) for item in inline])
+        carried = [build_image(item) for item in inline]
+        check_inline(records, carried)
         extra = len(encoding_raw) + (len(manifest.raw) if manifest else 0)
-        with disk_errors("committing a segment"), self._reserving(list(carried.values()), extra):
-            present = frozenset(root for root, image in carried.items() if self._is_there(image))
-            key = (encoding.segment_id, encoding.root(), index)
-            plan = CommitPlan(upload_id, owner, *key, records, carried, present, encoding_raw, manifest)
-            self.writer.submit(plan.prepare)
-        held = [record for _, record in encoding.fragments_of(index)]
-        return Committed(sum(record.size for record in held), sum(record.leaf_count for record in held))
+        key = (encoding.segment_id, encoding.root(), index)
+        with disk_errors("committing a segment"), self._reserving(carried, extra):
+            while True:
+                plan = CommitPlan(upload_id, owner, *key, records, self._compare(carried), encoding_raw, manifest)
+                if self.writer.submit(plan.prepare):
+                    break
+        return Committed(sum(record.size for record in records), sum(record.leaf_count for record in records))
 
     def release(self, segment_id: SegmentID, index: int, segment_root: SegmentRoot | None = None) -> int:
         """Move what is held for an index (of one encoding, or of all) to the trash; returns how many holds. Idempotent.

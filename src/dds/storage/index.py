@@ -41,6 +41,7 @@ _ROOT = 32
 _SCHEMA = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE fragments(root BLOB PRIMARY KEY, size INT, home INT, place INT, length INT, state INT, bad INT) WITHOUT ROWID;
+CREATE INDEX fragments_unnamed ON fragments(state) WHERE state = 3;
 CREATE TABLE files(id INTEGER PRIMARY KEY, length INT, doomed INT);
 CREATE INDEX files_doomed ON files(id) WHERE doomed;
 CREATE TABLE staged(upload BLOB, owner BLOB, root BLOB, at_ms INT, PRIMARY KEY(upload, owner, root)) WITHOUT ROWID;
@@ -52,6 +53,7 @@ CREATE INDEX holds_released ON holds(released_ms) WHERE released_ms IS NOT NULL;
 CREATE TABLE refs(root BLOB, hid INT, PRIMARY KEY(root, hid)) WITHOUT ROWID;
 CREATE TABLE encodings(segment BLOB, segment_root BLOB, pack INT, at INT, length INT, crc INT,
                        PRIMARY KEY(segment, segment_root)) WITHOUT ROWID;
+CREATE TABLE unheld(segment BLOB, segment_root BLOB, PRIMARY KEY(segment, segment_root)) WITHOUT ROWID;
 CREATE TABLE manifests(cid BLOB, publisher BLOB, created_ms INT, pack INT, at INT, length INT, crc INT,
                        PRIMARY KEY(cid, publisher)) WITHOUT ROWID;
 """
@@ -74,6 +76,7 @@ class State(IntEnum):
     COMMITTED = 0
     STAGED = 1
     TRASH = 2
+    UNNAMED = 3  # within a replay only: what names it may come later in the journal
 
 
 class Place(NamedTuple):
@@ -118,6 +121,7 @@ class Index:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self.db = connect(path, read_only=read_only)
+        self._replaying = False
         if not read_only:
             self._prepare()
         self.totals = self._load_totals()
@@ -190,13 +194,26 @@ class Index:
         for root in touched:
             self._settle(root)
 
+    def begin_replay(self) -> None:
+        """From here on nothing is dropped for want of a name: compaction may have moved the name further down the journal."""
+        self._replaying = True
+
+    def end_replay(self) -> None:
+        """The journal is at its end: what nothing names or holds now is gone."""
+        self._replaying = False
+        for (root,) in self.db.execute("SELECT root FROM fragments WHERE state = 3").fetchall():
+            self._settle(root)
+        for key in self.db.execute("SELECT segment, segment_root FROM unheld").fetchall():
+            self._drop_unheld(*key)
+        self.db.execute("DELETE FROM unheld")
+
     def _apply_one(self, op: Op, pack: int, body_at: int, touched: dict[bytes, None]) -> None:
         match op:
             case Put():
-                self._place(op.root, Place(op.size, pack, body_at + op.at, op.length, State.STAGED), touched)
+                self._place(op.root, Place(op.size, pack, body_at + op.at, op.length, State.UNNAMED), touched)
             case PutFile():
                 self._add_file(op)
-                self._place(op.root, Place(op.size, OWN_FILE, op.file, op.length, State.STAGED), touched)
+                self._place(op.root, Place(op.size, OWN_FILE, op.file, op.length, State.UNNAMED), touched)
             case Stage():
                 row = (op.upload, op.owner, op.root, op.at_ms)
                 self.db.execute("INSERT OR REPLACE INTO staged VALUES (?, ?, ?, ?)", row)
@@ -249,6 +266,8 @@ class Index:
 
     def _count(self, place: Place, sign: int) -> None:
         totals = self.totals
+        if place.state == State.UNNAMED:
+            return
         totals[_BYTES_OF[place.state]] += sign * place.size
         totals[_COUNT_OF[place.state]] += sign
         totals["table_bytes"] += sign * (place.length - place.size)
@@ -277,7 +296,9 @@ class Index:
             return State.COMMITTED
         if self.db.execute("SELECT 1 FROM staged WHERE root = ? LIMIT 1", (root,)).fetchone():
             return State.STAGED
-        return None if held is None else State.TRASH
+        if held is not None:
+            return State.TRASH
+        return State.UNNAMED if self._replaying else None
 
     def _unstage(self, op: Unstage, touched: dict[bytes, None]) -> None:
         roots = self.staged(op.upload, op.owner) if op.roots is None else op.roots
@@ -316,8 +337,16 @@ class Index:
         self.db.execute("DELETE FROM holds WHERE hid = ?", (found[0],))
         self.totals["hold_count"] -= 1
         touched.update(dict.fromkeys(roots))
-        key = (op.segment, op.segment_root)
-        if not self.db.execute("SELECT 1 FROM holds WHERE segment = ? AND segment_root = ? LIMIT 1", key).fetchone():
+        self._drop_unheld(op.segment, op.segment_root)
+
+    def _drop_unheld(self, segment: bytes, segment_root: bytes) -> None:
+        """Drop an encoding record when no hold is left, or remember to do so at the end of a replay."""
+        key = (segment, segment_root)
+        if self.db.execute("SELECT 1 FROM holds WHERE segment = ? AND segment_root = ? LIMIT 1", key).fetchone():
+            return
+        if self._replaying:
+            self.db.execute("INSERT OR IGNORE INTO unheld VALUES (?, ?)", key)
+        else:
             self._drop_encoding(*key)
 
     def _put_encoding(self, op: Encoding, pack: int, body_at: int) -> None:
@@ -325,6 +354,8 @@ class Index:
         row = (op.segment, op.segment_root, pack, body_at + op.at, op.length, op.crc)
         self.db.execute("INSERT INTO encodings VALUES (?, ?, ?, ?, ?, ?)", row)
         self.totals["blob_bytes"] += op.length
+        if self._replaying:
+            self._drop_unheld(op.segment, op.segment_root)
 
     def _drop_encoding(self, segment: bytes, segment_root: bytes) -> None:
         delete = "DELETE FROM encodings WHERE segment = ? AND segment_root = ? RETURNING length"

@@ -68,6 +68,7 @@ def replay(index: Index, log: PackLog, found: Recovery, proven: tuple[int, int] 
     torn: Torn | None = None
     found.missing_packs = log.missing
     pending = 0
+    index.begin_replay()
     index.begin()
     try:
         for number in log.numbers:
@@ -91,6 +92,7 @@ def replay(index: Index, log: PackLog, found: Recovery, proven: tuple[int, int] 
                     index.commit()
                     index.begin()
                     pending = 0
+        index.end_replay()
         index.commit()
     except BaseException:
         index.rollback()
@@ -144,8 +146,7 @@ def remove_leftovers(index: Index, files: FragmentFiles, found: Recovery) -> Non
     if not keep:
         files.unlink(leftovers)
         found.leftover_files = len(leftovers)
-    if found.rebuilt_index:
-        _forget_vanished(index, listed)
+    _forget_vanished(index, files)
     index.begin()
     index.set("next_file", following)
     if not keep:
@@ -158,11 +159,11 @@ def is_named(index: Index, number: int) -> bool:
     return index.db.execute("SELECT 1 FROM files WHERE id = ?", (number,)).fetchone() is not None
 
 
-def _forget_vanished(index: Index, listed: dict[int, int]) -> None:
-    """A rebuilt index dooms again every file that the journal ever dropped: forget those that are gone already."""
+def _forget_vanished(index: Index, files: FragmentFiles) -> None:
+    """Strike off doomed files that are gone: a kill came behind their unlink, or a replay doomed once more what once was."""
     doomed = index.db.execute("SELECT id FROM files WHERE doomed").fetchall()
     index.begin()
-    forget_files(index, [number for (number,) in doomed if number not in listed])
+    forget_files(index, [number for (number,) in doomed if not files.path(number).exists()])
     index.commit()
 
 

@@ -30,7 +30,6 @@ SWEEP_ITEMS = 64
 COMPACT_BUDGET_BYTES = MIB
 SCRUB_BUDGET_BYTES = 8 * MIB
 _LIVE_RECORD_BYTES = 160  # what a live fragment or hold occupies in the journal beside its blobs, about
-_METADATA, _FRAGMENTS, _DROP = 1, 2, 3  # the passes of a compaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +111,11 @@ class Upkeep:
         Raises:
             StorageError
         """
-        store = self._store
         with disk_errors("compacting the store"):
-            at_work = store.writer.submit(lambda index: self._compact(index, budget_bytes))
-            if at_work == _DROP:
+            at_work, at_end = self._store.writer.submit(lambda index: self._compact(index, budget_bytes))
+            if at_end:
                 self._drop_pack()
-        return at_work != 0
+        return at_work
 
     def garbage_bytes(self) -> int:
         """About how many bytes of the journal nothing needs any more."""
@@ -126,53 +124,42 @@ class Upkeep:
         live = totals["packed_bytes"] + totals["blob_bytes"] + named * _LIVE_RECORD_BYTES
         return max(0, self._store.log.bytes_total - live)
 
-    def _compact(self, index: Index, budget_bytes: int) -> Draft[int]:
-        """One step: the operations that say again what the next part of the pack says and is still so."""
-        log, pack, stage = self._store.log, index.get("compact_pack"), index.get("compact_pass")
+    def _compact(self, index: Index, budget_bytes: int) -> Draft[tuple[bool, bool]]:
+        """One step: what the next part of the pack says and is still so, said again. Result: (at work, at the pack's end)."""
+        log, pack, at = self._store.log, index.get("compact_pack"), index.get("compact_at")
         if pack not in log.sizes:
             if len(log.sizes) < 2 or 2 * self.garbage_bytes() < log.bytes_total:
-                return Draft(0)
-            pack, stage = log.numbers[0], _METADATA
-            self._note(index, pack, stage, 0)
-        if stage == _DROP:
-            return Draft(_DROP)
-        draft: Draft[int] = Draft(stage, noted=True)
-        at = start = index.get("compact_at")
-        for item in log.scan(pack, start, log.sizes[pack]):
+                return Draft((False, False))
+            pack, at = log.numbers[0], 0
+        draft = Draft((True, False), noted=True)
+        stop = at + budget_bytes
+        for item in log.scan(pack, at, log.sizes[pack]):
+            assert not isinstance(item, Torn)
             if isinstance(item, Damage):
                 self._keep_damage(index, item)
-            elif isinstance(item, Record):
-                self._say_again(index, item, stage, draft)
-            assert not isinstance(item, Torn)
+            else:
+                self._say_again(index, item, draft)
             at = item.end
-            if at - start >= budget_bytes:
+            if at >= stop:
                 break
-        if at >= log.sizes[pack]:
-            stage, at = stage + 1, 0
-        self._note(index, pack, stage, at)
-        draft.result = stage
-        return draft
-
-    def _note(self, index: Index, pack: int, stage: int, at: int) -> None:
         index.set("compact_pack", pack)
-        index.set("compact_pass", stage)
         index.set("compact_at", at)
+        draft.result = (True, at >= log.sizes[pack])
+        return draft
 
     def _keep_damage(self, index: Index, damage: Damage) -> None:
         found = Recovery(damage=[damage])
         quarantine(self._store.home, self._store.ops, self._store.log, found)
         index.set("damaged", 1)
 
-    def _say_again(self, index: Index, record: Record, stage: int, draft: Draft[int]) -> None:
-        """Metadata first and fragments in a second pass: a fragment must never come before everything that names it."""
+    def _say_again(self, index: Index, record: Record, draft: Draft[tuple[bool, bool]]) -> None:
         for op in record.operations:
             if isinstance(op, Put | PutFile):
-                if stage == _FRAGMENTS:
-                    self._put_again(index, op.root, record.pack, draft)
-            elif stage == _METADATA:
+                self._put_again(index, op.root, record.pack, draft)
+            else:
                 self._name_again(index, op, record.pack, draft)
 
-    def _put_again(self, index: Index, root: bytes, pack: int, draft: Draft[int]) -> None:
+    def _put_again(self, index: Index, root: bytes, pack: int, draft: Draft[tuple[bool, bool]]) -> None:
         place = index.place_of(root)
         if place is None or place.home not in (OWN_FILE, pack):
             return
@@ -182,7 +169,7 @@ class Upkeep:
             at = draft.add_blob(self._store.log.read(pack, place.length, place.place))
             draft.operations.append(Put(root, place.size, at, place.length))
 
-    def _name_again(self, index: Index, op: Op, pack: int, draft: Draft[int]) -> None:
+    def _name_again(self, index: Index, op: Op, pack: int, draft: Draft[tuple[bool, bool]]) -> None:
         match op:
             case Stage():
                 at_ms = index.staged_at(op.upload, op.owner, op.root)
@@ -209,7 +196,7 @@ class Upkeep:
     def _drop_pack(self) -> None:
         def note(index: Index) -> Draft[None]:
             self._store.log.drop_oldest()
-            self._note(index, 0, 0, 0)
+            index.set("compact_pack", 0)
             return Draft(None, noted=True)
 
         self._store.writer.submit(note)

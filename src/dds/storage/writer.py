@@ -21,7 +21,8 @@ from dds.primitives.hashing import Buffer
 from dds.storage.image import Image
 from dds.storage.index import Index
 from dds.storage.journal import Op, Put
-from dds.storage.packs import Damage, Framed, PackLog, Torn
+from dds.storage.packs import Framed, PackLog
+from dds.storage.recovery import Recovery, replay
 
 T = TypeVar("T")
 _BATCH_BYTES_MAX = 32 << 20  # of one shared write
@@ -192,14 +193,7 @@ class GroupWriter:
         self._behind = False
 
     def _catch_up(self) -> None:
-        pack, offset = self._index.applied
-        self._index.begin()
-        for number in (number for number in self._log.numbers if number >= pack):
-            start = offset if number == pack else 0
-            for item in self._log.scan(number, start, self._log.sizes[number]):
-                if isinstance(item, Damage | Torn):
-                    raise StorageError("the journal cannot be read back", hint="restart the node")
-                self._index.apply(item.operations, number, item.body_at)
-                self._index.set_applied(number, item.end)
-        self._index.commit()
+        found = Recovery()
+        if replay(self._index, self._log, found, (self._log.current, self._log.end)) or found.damage:
+            raise StorageError("the journal cannot be read back", hint="restart the node")
         self._behind = False
