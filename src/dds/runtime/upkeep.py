@@ -21,7 +21,6 @@ from dds.primitives.ids import FragmentRoot, id_text
 from dds.primitives.units import KIB, MIB
 from dds.runtime.logs import event
 from dds.runtime.metrics import Registry
-from dds.runtime.supervisor import supervise
 from dds.storage.fragment_store import FragmentStore
 from dds.storage.upkeep import Problem, Upkeep
 
@@ -57,16 +56,14 @@ class StoreKeeper:
         self._scrub_position: float | None = None
         metrics.gauge("dds_scrub_position_ratio", "How far the scrub's present round has come.", lambda: self._scrub_position)
         self._rotten = metrics.counter("dds_scrub_problems_total", "What the scrub found damaged.", "kind")
-        self._failed = metrics.counter("dds_background_failures_total", "Background tasks that failed and began again.", "task")
 
-    async def run(self) -> None:
-        """Until cancelled."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                for name, work in (("sweep", self._sweep), ("compact", self._compact), ("scrub", self._scrub)):
-                    group.create_task(supervise(name, work, on_failure=partial(self._failed.add, 1)))
-        finally:
-            self._thread.shutdown(wait=True, cancel_futures=True)
+    def jobs(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """What is to be kept running, by name."""
+        return {"sweep": self._sweep, "compact": self._compact, "scrub": self._scrub}
+
+    def close(self) -> None:
+        """Wait for the step under way; no other will begin."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
 
     async def _sweep(self) -> None:
         while True:
