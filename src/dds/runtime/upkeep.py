@@ -4,7 +4,7 @@ Decides how often and at what pace. Does not decide what is expired or rotten (s
 runs in a thread of its own, so requests wait for one step's turn at most; between steps of one job lies a pause that bounds
 what it can cost.
 
-Idle cost: one look at the store a minute, and a scrub that reads at most SCRUB_BYTES_PER_S.
+Idle cost: one look at the store a minute, and a scrub that reads at most `scrub_bytes_per_s`, with hours between its rounds.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Pace:
     scrub_bytes_per_s: int = 512 * KIB  # 1 TB takes 24 days
     scrub_step_bytes: int = 4 * MIB
     scrub_first_s: float = 120.0
+    scrub_round_s: float = 6 * 3600.0  # between rounds, so that a small store is not read without end
 
 
 def pace_for(trash_window_s: int) -> Pace:
@@ -79,13 +80,15 @@ class StoreKeeper:
             await asyncio.sleep(self._pace.step_pause_s if more else self._pace.compact_every_s)
 
     async def _scrub(self) -> None:
-        budget = self._pace.scrub_step_bytes
-        await asyncio.sleep(self._pace.scrub_first_s)
+        pace = self._pace
+        await asyncio.sleep(pace.scrub_first_s)
         while True:
-            for problem in await self._step(self._upkeep.scrub_step, budget):
+            before = self._scrub_position or 0.0
+            for problem in await self._step(self._upkeep.scrub_step, pace.scrub_step_bytes):
                 self._report(problem)
-            self._scrub_position = await self._step(self._upkeep.scrub_position)
-            await asyncio.sleep(budget / self._pace.scrub_bytes_per_s)
+            now = self._scrub_position = await self._step(self._upkeep.scrub_position)
+            is_new_round = now < before or now == before < 1.0
+            await asyncio.sleep(pace.scrub_round_s if is_new_round else pace.scrub_step_bytes / pace.scrub_bytes_per_s)
 
     def _report(self, problem: Problem) -> None:
         self._rotten.add(1, problem.kind)
