@@ -9,16 +9,20 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from dds.primitives.cid import cid_text
+from dds.primitives.cid import CID, cid_of, cid_text
 from dds.primitives.errors import PeerRefused, PeerUnreachable
 from dds.primitives.ids import id_text
 from dds.primitives.keys import SigningKey
 from dds.primitives.units import LEAF_BYTES, MIB
+from dds.runtime.node import open_node
+from dds.storage.home import NodeHome, parse_host_port
 from dds.transport.client import PeerClient
 from dds.wire.api import (
     CONTENT_REPLY_BYTES_MAX,
@@ -42,7 +46,7 @@ from dds.wire.api import (
 from dds.wire.codec import decode
 from dds.wire.discovery import NODE, open_record
 from dds.wire.receipts import Receipt, open_receipt
-from tests.e2e.node_process import NETWORK, NodeProcess, client_of
+from tests.e2e.node_process import NETWORK, SMALL_NODE, NodeProcess, client_of
 from tests.e2e.sample_share import CREATOR, Share, make_share
 
 pytestmark = pytest.mark.e2e
@@ -280,6 +284,16 @@ async def test_uploads_that_never_commit_are_bounded(tmp_path: Path) -> None:
             assert (refused.value.status, refused.value.remote_code) == (429, "limit")
             await _delete(CREATOR, node, f"/v1/uploads/{(50).to_bytes(16, 'big').hex()}")
             await _stage(client, node, make_share(MIB - 100, k=1, m=0, network=NETWORK, seed=60), 0)
+            await _commit(client, node, make_share(MIB - 100, k=1, m=0, network=NETWORK, seed=51), 0)
+            await _stage(client, node, make_share(MIB - 100, k=1, m=0, network=NETWORK, seed=61), 0)
+            node.kill()
+            node.start()
+            for seed in (52, 53, 60, 61):  # what was staged before counts again from its upload's next use on
+                with suppress(PeerRefused):
+                    await _stage(client, node, make_share(1000, k=1, m=0, network=NETWORK, seed=seed), 0)
+            with pytest.raises(PeerRefused) as refused:
+                await _stage(client, node, make_share(MIB - 100, k=1, m=0, network=NETWORK, seed=62), 0)
+            assert refused.value.status == 429
 
 
 # ---- life and death
@@ -413,6 +427,33 @@ async def test_hostile_requests_do_not_hurt(node: NodeProcess) -> None:
 
 
 # ---- what a node says of itself
+
+
+async def test_an_origin_may_serve_blocks_and_others_have_none(tmp_path: Path) -> None:
+    config = replace(SMALL_NODE, roles=("origin",))
+    block = b"a block of the origin's"
+
+    async def source(cid: CID) -> bytes | None:
+        return block if cid == cid_of(block) else None
+
+    files = NodeHome(tmp_path / "origin")
+    files.root.mkdir(mode=0o700)
+    async with open_node(config, files) as node, PeerClient(None, network=NETWORK) as client:
+        host, port = parse_host_port(node.addresses[0])
+        client.learn(node.node_id, [(host, port)])
+        path = f"/v1/blocks/{cid_text(cid_of(block))}"
+        with pytest.raises(PeerRefused) as refused:
+            await client.get(node.node_id, path, max_bytes=MIB, timeout_s=5)
+        assert refused.value.status == 404
+        node.routes.serve_blocks(source)
+        assert await client.get(node.node_id, path, max_bytes=MIB, timeout_s=5) == block
+
+
+def test_a_daemon_carries_no_heavy_library() -> None:
+    heavy = "{'numpy', 'rich', 'typer', 'cryptography', 'zstandard', 'pyeclib', 'psutil'}"
+    code = f"import sys, dds.runtime.daemon, dds.runtime.node; sys.exit(str({heavy} & set(sys.modules) or ''))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False)
+    assert ended.stderr.strip() == ""
 
 
 async def test_health_metrics_and_the_node_record_are_open_to_all(node: NodeProcess) -> None:

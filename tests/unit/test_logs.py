@@ -58,6 +58,7 @@ def test_the_log_rotates_and_old_files_go(tmp_path: Path, monkeypatch: pytest.Mo
         stop_logging(handler)
     files = list(tmp_path.iterdir())
     assert len(files) == 1 + logs.LOG_FILES_KEPT
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
     assert sum(file.stat().st_size for file in files) <= len(files) * 2000
 
 

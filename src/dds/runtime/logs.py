@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -38,6 +40,19 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=True)
 
 
+class _PrivateFile(RotatingFileHandler):
+    """Rotated as usual; only its owner can read it, like all else in a node's directory."""
+
+    def _open(self) -> TextIOWrapper:
+        stream = open(self.baseFilename, self.mode, encoding=self.encoding, opener=_open_private)  # noqa: SIM115 - the handler closes it
+        assert isinstance(stream, TextIOWrapper)
+        return stream
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 def log_to_file(path: Path, level: str) -> logging.Handler:
     """Send everything that DDS logs to `path`, at `level` and above. The caller closes it with `stop_logging`.
 
@@ -47,7 +62,7 @@ def log_to_file(path: Path, level: str) -> logging.Handler:
     if level not in LEVELS:
         raise ConfigError(f"unknown log level {level[:32]!r}", hint="one of " + ", ".join(LEVELS))
     try:
-        handler = RotatingFileHandler(path, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES_KEPT, encoding="utf-8")
+        handler = _PrivateFile(path, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES_KEPT, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write the log {path}: {error.strerror}") from None
     handler.setFormatter(JsonLines())

@@ -19,7 +19,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -200,17 +200,29 @@ class Node:
         await stack.enter_async_context(self._client)
         stack.push_async_callback(self.peers.stop)
         stack.push_async_callback(self.announcer.stop)
-        group = await stack.enter_async_context(_background())
         port = await self.server.start(self.config.host, self.config.port)
         stack.push_async_callback(self.server.stop, STOP_GRACE_S)
         self._keep_ports(port)
         await self.announcer.start()
         await self.peers.start()
-        keeper = StoreKeeper(self.store, pace_for(self.config.trash_window_s), self.metrics, on_sweep=self._look_again)
-        group(supervise("upkeep", keeper.run))
-        group(supervise("announce held", lambda: announce_all_held(self.store, self.announcer)))
         add_node_metrics(self)
+        background = asyncio.create_task(self._background())
+        stack.push_async_callback(_cancel, background)
         stack.callback(self.files.state_file.unlink, missing_ok=True)
+
+    async def _background(self) -> None:
+        """Everything that a node does unasked. A failing part is logged, counted and begun again, and hinders no other."""
+        failures = self.metrics.counter(
+            "dds_background_failures_total", "Background tasks that failed and began again.", "task"
+        )
+        keeper = StoreKeeper(self.store, pace_for(self.config.trash_window_s), self.metrics, on_sweep=self._look_again)
+        jobs = {**keeper.jobs(), "announce": lambda: announce_all_held(self.store, self.announcer)}
+        try:
+            async with asyncio.TaskGroup() as group:
+                for name, work in jobs.items():
+                    group.create_task(supervise(name, work, on_failure=lambda name: failures.add(1, name)))
+        finally:
+            keeper.close()
 
     def say_ready(self) -> None:
         """From now on the node is found: state.json is there, /healthz says 200."""
@@ -292,13 +304,7 @@ class Node:
         self.announcer.announce_content(manifest.content, "manifest")
 
 
-@asynccontextmanager
-async def _background() -> AsyncIterator[Callable[..., object]]:
-    """Start tasks with what this yields; they are cancelled at the end. One that fails all the same ends the node."""
-    async with asyncio.TaskGroup() as group:
-        tasks: list[asyncio.Task[None]] = []
-        try:
-            yield lambda work: tasks.append(group.create_task(work))
-        finally:
-            for task in tasks:
-                task.cancel()
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

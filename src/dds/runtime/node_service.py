@@ -9,6 +9,7 @@ Source: docs/spec/wire.md.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dds.primitives.cid import CID, cid_text
@@ -18,6 +19,7 @@ from dds.primitives.keys import SigningKey
 from dds.primitives.units import RECORD_BYTES_MAX, STRIPES_PER_SEGMENT_MAX
 from dds.storage.commit import Committed, ManifestNote
 from dds.storage.fragment_store import FragmentStore
+from dds.transport.routes import Span
 from dds.wire.api import (
     FRAME_BODY_BYTES_MAX,
     FRAMES_MAX,
@@ -157,18 +159,18 @@ class NodeService:
             raise FormatError("a segment identifier of the wrong length")
         return self._store.holding([SegmentID(segment) for segment in segments])
 
-    def size(self, root: FragmentRoot) -> int:
-        """
+    def read_asked(self, root: FragmentRoot, span_of: Callable[[int], Span | None]) -> tuple[int, bytes]:
+        """A fragment's size and the part of it that `span_of(size)` asks for; no bytes where that is None.
+
         Raises:
             NotFoundError: the fragment is not held.
+            CorruptError: it is damaged.
         """
         found = self._store.find(root)
         if found is None:
             raise NotFoundError(f"fragment {root.hex()} is not held here")
-        return found[0]
-
-    def read(self, root: FragmentRoot, start: int, stop: int) -> bytes:
-        return self._store.read(root, start, stop - start)
+        span = span_of(found[0])
+        return found[0], b"" if span is None else self._store.read(root, span.start, span.stop - span.start)
 
     def read_many(self, request: ReadRequest) -> list[bytes | memoryview | None]:
         """The asked ranges in order; None where the fragment is not held, or damaged.

@@ -4,7 +4,7 @@ Decides how often and at what pace. Does not decide what is expired or rotten (s
 runs in a thread of its own, so requests wait for one step's turn at most; between steps of one job lies a pause that bounds
 what it can cost.
 
-Idle cost: one look at the store a minute, and a scrub that reads at most SCRUB_BYTES_PER_S.
+Idle cost: one look at the store a minute, and a scrub that reads at most `scrub_bytes_per_s`, with hours between its rounds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from dds.primitives.ids import FragmentRoot, id_text
 from dds.primitives.units import KIB, MIB
 from dds.runtime.logs import event
 from dds.runtime.metrics import Registry
-from dds.runtime.supervisor import supervise
 from dds.storage.fragment_store import FragmentStore
 from dds.storage.upkeep import Problem, Upkeep
 
@@ -40,6 +39,7 @@ class Pace:
     scrub_bytes_per_s: int = 512 * KIB  # 1 TB takes 24 days
     scrub_step_bytes: int = 4 * MIB
     scrub_first_s: float = 120.0
+    scrub_round_s: float = 6 * 3600.0  # between rounds, so that a small store is not read without end
 
 
 def pace_for(trash_window_s: int) -> Pace:
@@ -57,16 +57,14 @@ class StoreKeeper:
         self._scrub_position: float | None = None
         metrics.gauge("dds_scrub_position_ratio", "How far the scrub's present round has come.", lambda: self._scrub_position)
         self._rotten = metrics.counter("dds_scrub_problems_total", "What the scrub found damaged.", "kind")
-        self._failed = metrics.counter("dds_background_failures_total", "Background tasks that failed and began again.", "task")
 
-    async def run(self) -> None:
-        """Until cancelled."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                for name, work in (("sweep", self._sweep), ("compact", self._compact), ("scrub", self._scrub)):
-                    group.create_task(supervise(name, work, on_failure=partial(self._failed.add, 1)))
-        finally:
-            self._thread.shutdown(wait=True, cancel_futures=True)
+    def jobs(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """What is to be kept running, by name."""
+        return {"sweep": self._sweep, "compact": self._compact, "scrub": self._scrub}
+
+    def close(self) -> None:
+        """Wait for the step under way; no other will begin."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
 
     async def _sweep(self) -> None:
         while True:
@@ -82,13 +80,15 @@ class StoreKeeper:
             await asyncio.sleep(self._pace.step_pause_s if more else self._pace.compact_every_s)
 
     async def _scrub(self) -> None:
-        budget = self._pace.scrub_step_bytes
-        await asyncio.sleep(self._pace.scrub_first_s)
+        pace = self._pace
+        await asyncio.sleep(pace.scrub_first_s)
         while True:
-            for problem in await self._step(self._upkeep.scrub_step, budget):
+            before = self._scrub_position or 0.0
+            for problem in await self._step(self._upkeep.scrub_step, pace.scrub_step_bytes):
                 self._report(problem)
-            self._scrub_position = await self._step(self._upkeep.scrub_position)
-            await asyncio.sleep(budget / self._pace.scrub_bytes_per_s)
+            now = self._scrub_position = await self._step(self._upkeep.scrub_position)
+            is_new_round = now < before or now == before < 1.0
+            await asyncio.sleep(pace.scrub_round_s if is_new_round else pace.scrub_step_bytes / pace.scrub_bytes_per_s)
 
     def _report(self, problem: Problem) -> None:
         self._rotten.add(1, problem.kind)
