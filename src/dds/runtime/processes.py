@@ -1,9 +1,9 @@
 """Node processes as the operating system sees them: started detached, found again, signalled, waited for.
 
-A node's process is recognised by its own command line (`-m dds.runtime... --home ROOT`) and our user id, read from the process table
-each time, so there is no pid file to go stale and nothing is lost when a starter dies between starting a process and noting it
-down. Once found, it is held by (pid, start time): a pid that the system has given to another process is never signalled. A
-zombie has no command line and counts as gone.
+A node's process is recognised by its own command line (`-m dds.runtime... --home ROOT`) and our user id, read from the process
+table each time, so there is no pid file to go stale and nothing is lost when a starter dies between starting a process and
+noting it down. Once found, it is held by (pid, start time): a pid that the system has given to another process is never
+signalled. A zombie has no command line and counts as gone.
 
 Decides nothing about which nodes there are or what they do.
 """
