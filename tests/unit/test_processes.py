@@ -33,7 +33,7 @@ def lookalike(root: Path, program: str = SLEEPER, module: str = "dds.runtime.dae
 
 def test_a_node_is_found_by_its_home_and_nothing_else_is(tmp_path: Path) -> None:
     ours, other = tmp_path / "a", tmp_path / "b"
-    with lookalike(ours) as node, lookalike(tmp_path / "ab"), lookalike(other, module="http.server"):
+    with lookalike(ours) as node, lookalike(tmp_path / "ab"), lookalike(other, module="dds.apps.cli.main"):
         assert {root: process.pid for root, process in processes.find([ours, other]).items()} == {ours: node.pid}
 
 

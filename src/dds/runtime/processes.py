@@ -1,9 +1,9 @@
 """Node processes as the operating system sees them: started detached, found again, signalled, waited for.
 
-A node's process is recognised by its own command line (`-m dds... --home ROOT`) and our user id, read from the process table
-each time, so there is no pid file to go stale and nothing is lost when a starter dies between starting a process and noting it
-down. Once found, it is held by (pid, start time): a pid that the system has given to another process is never signalled. A
-zombie has no command line and counts as gone.
+A node's process is recognised by its own command line (`-m dds.runtime... --home ROOT`) and our user id, read from the process
+table each time, so there is no pid file to go stale and nothing is lost when a starter dies between starting a process and
+noting it down. Once found, it is held by (pid, start time): a pid that the system has given to another process is never
+signalled. A zombie has no command line and counts as gone.
 
 Decides nothing about which nodes there are or what they do.
 """
@@ -24,6 +24,7 @@ import psutil
 
 from dds.runtime.daemon import READY_BYTE
 
+NODE_MODULES: Final = "dds.runtime."  # what a node's program is called; the command line is none
 READY_FD: Final = 3  # the child writes one byte here when it serves
 CONSOLE_TAIL_BYTES_MAX: Final = 2048
 
@@ -44,7 +45,7 @@ def _home_argument(argv: list[str]) -> str | None:
     if "-m" not in argv or "--home" not in argv:
         return None
     module, home = argv.index("-m") + 1, argv.index("--home") + 1
-    if max(module, home) >= len(argv) or not argv[module].startswith("dds."):
+    if max(module, home) >= len(argv) or not argv[module].startswith(NODE_MODULES):
         return None
     return argv[home]
 
