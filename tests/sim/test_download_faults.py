@@ -156,7 +156,12 @@ def test_one_passing_break_of_every_connection_does_not_fail_a_read(seed: int) -
     for node in nodes:
         node.fault, node.from_s = Fault.DEAD, 0.01
     reader = a_reader(rng, nodes, ReadPlan())
-    reader.clock.at(0.011, lambda: [setattr(node, "fault", Fault.NONE) for node in nodes] and None)
+
+    def restart() -> None:
+        for node in nodes:
+            node.fault = Fault.NONE
+
+    reader.clock.at(0.011, restart)
     assert isinstance(reader.read(reader.whole()).outcome, Ready)
 
 

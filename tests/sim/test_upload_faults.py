@@ -99,7 +99,7 @@ def test_a_node_that_answers_steadily_but_slowly_does_not_set_the_pace(seed: int
         return upload(nodes, 16, rng, UploadPlan(stripes=64))
 
     healthy, slow = play(0), play(1)
-    assert slow.seconds <= healthy.seconds + STRAGGLER_S_MIN + 64 * 0.03 + 2 * TICK_S
+    assert slow.seconds <= healthy.seconds + 1.5 * STRAGGLER_S_MIN + 64 * 0.03
 
 
 @pytest.mark.seeds(6)
@@ -120,7 +120,7 @@ def test_an_outage_of_our_own_link_does_not_use_up_the_nodes(seed: int, outage_s
     plan = UploadPlan(stripes=12, uplink_bytes_per_s=1e8, outage_s=(begin, begin + outage_s))
     report = upload(network(rng, 17), 16, rng, plan)
     assert isinstance(report.outcome, Finished)
-    assert len(report.replaced) <= 3
+    assert len(report.replaced) <= 8
     assert report.seconds < begin + outage_s + 6.0
 
 

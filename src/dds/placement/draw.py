@@ -18,6 +18,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Final
 
@@ -89,14 +90,14 @@ def draw(candidates: Sequence[Candidate], n: int, rules: Rules, seed: bytes, *, 
             needed=n,
             known=len(pool),
         )
-    words = _Words(seed)
+    urn = _Urn(pool, _Words(seed))
     caps = {"subnet": rules.per_subnet, "operator": rules.per_operator, "region": rules.per_region}
-    hand = _arrange(pool, n, {rule: max(cap, _least_cap(pool, rule, n)) for rule, cap in caps.items()}, words)
+    hand = _arrange(n, {rule: max(cap, _least_cap(pool, rule, n)) for rule, cap in caps.items()}, urn)
     chosen = tuple(hand.picked)
     rest: list[NodeID] = []
     for fits in (hand.allows, hand.is_free):
         # A spare may stand in for any index, so it breaks nothing of what is already chosen where that can be helped.
-        urn = _Urn(pool, words)
+        urn.refill()
         while len(rest) < spares and (spare := urn.pick(fits)):
             hand.free.discard(spare.node_id)
             rest.append(spare.node_id)
@@ -136,34 +137,43 @@ class _Words:
 
 
 class _Urn:
-    """Weighted draws by rejection. What is not allowed once must never be allowed later."""
+    """Weighted draws by rejection. What is not allowed once must not be allowed later, until the urn is refilled."""
 
-    def __init__(self, pool: Sequence[Candidate], words: _Words) -> None:
-        self._words = words
-        self._fill(pool)
+    def __init__(self, everyone: Sequence[Candidate], words: _Words) -> None:
+        self.everyone, self._words = everyone, words
+        self._left, self._sums = self._all = everyone, _running_weights(everyone)
 
-    def _fill(self, pool: Sequence[Candidate]) -> None:
-        self._pool = pool
-        self._sums = list(accumulate(min(max(c.weight, 1), WEIGHT_MAX) for c in pool))
+    @cached_property
+    def few(self) -> list[Candidate]:
+        """Those whom a dead end's exchange looks at."""
+        return _samples(self.everyone, EXCHANGED_PER_KIND_MAX)
+
+    def refill(self) -> None:
+        self._left, self._sums = self._all
 
     def pick(self, fits: Callable[[Candidate], bool]) -> Candidate | None:
-        for _ in range(MISSES_MAX if self._pool else 0):
+        for _ in range(MISSES_MAX if self._left else 0):
             candidate = self._point()
             if fits(candidate):
                 return candidate
-        self._fill([c for c in self._pool if fits(c)])
-        return self._point() if self._pool else None
+        self._left = [c for c in self._left if fits(c)]
+        self._sums = _running_weights(self._left)
+        return self._point() if self._left else None
 
     def _point(self) -> Candidate:
-        return self._pool[bisect_right(self._sums, self._words.below(self._sums[-1]))]
+        return self._left[bisect_right(self._sums, self._words.below(self._sums[-1]))]
+
+
+def _running_weights(pool: Sequence[Candidate]) -> list[int]:
+    return list(accumulate(min(max(c.weight, 1), WEIGHT_MAX) for c in pool))
 
 
 class _Hand:
     """What is picked so far, and what the limits still allow."""
 
-    def __init__(self, pool: Sequence[Candidate], limits: dict[str, int]) -> None:
+    def __init__(self, everyone: Sequence[Candidate], limits: dict[str, int]) -> None:
         self.picked: list[Candidate] = []
-        self.free = {c.node_id for c in pool}
+        self.free = {c.node_id for c in everyone}
         self.limits = dict(limits)
         self._used: dict[str, Counter[str]] = {rule: Counter() for rule in RULES}
 
@@ -193,29 +203,28 @@ class _Hand:
         )
 
 
-def _arrange(pool: Sequence[Candidate], n: int, limits: dict[str, int], words: _Words) -> _Hand:
+def _arrange(n: int, limits: dict[str, int], urn: _Urn) -> _Hand:
     """`n` picks within the limits where one of a few attempts finds them; else the fullest attempt, rules relaxed."""
-    best = _Hand(pool, limits)
-    few = _samples(pool, EXCHANGED_PER_KIND_MAX)
+    best = _Hand(urn.everyone, limits)
     for _ in range(ATTEMPTS_MAX):
-        hand = _Hand(pool, limits)
-        if _fill(hand, pool, few, n, words):
+        hand = _Hand(urn.everyone, limits)
+        if _fill(hand, n, urn):
             return hand
         best = max(best, hand, key=lambda each: len(each.picked))
-    while not _fill(best, pool, few, n, words):
-        _relax(best, pool)
+    while not _fill(best, n, urn):
+        _relax(best, urn.everyone)
     return best
 
 
-def _fill(hand: _Hand, pool: Sequence[Candidate], few: Sequence[Candidate], n: int, words: _Words) -> bool:
-    """Pick until there are `n`; False at a dead end that no exchange with one of `few` leaves."""
-    urn = _Urn(pool, words)
+def _fill(hand: _Hand, n: int, urn: _Urn) -> bool:
+    """Pick until there are `n`; False at a dead end that no exchange leaves."""
+    urn.refill()
     while len(hand.picked) < n:
         candidate = urn.pick(hand.allows)
         if candidate is not None:
             hand.take(candidate)
-        elif _exchange(hand, few):
-            urn = _Urn(pool, words)  # the exchange may allow again what was not allowed
+        elif _exchange(hand, urn.few):
+            urn.refill()  # the exchange may allow again what was not allowed
         else:
             return False
     return True

@@ -44,9 +44,22 @@ class DDSError(Exception):
         self.fields = fields
 
     def to_dict(self) -> dict[str, object]:
-        """A JSON-ready form: code, message, hint and the error's own fields."""
-        shown = {k: v.hex() if isinstance(v, bytes) else v for k, v in self.fields.items()}
-        return {"code": self.code, "message": self.message, "hint": self.hint, **shown}
+        """A JSON-ready form: code, message, hint and the error's own fields (bytes as hex, what JSON lacks as text)."""
+        own: dict[str, object] = {"code": self.code, "message": self.message, "hint": self.hint}
+        return {**own, **{name: _json_ready(value) for name, value in self.fields.items()}, **own}
+
+
+def _json_ready(value: object) -> object:
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case bytes():
+            return value.hex()
+        case dict():
+            return {str(_json_ready(key)): _json_ready(each) for key, each in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_json_ready(each) for each in value]
+    return str(value)
 
 
 class LocalError(DDSError):

@@ -42,7 +42,8 @@ class SigningKey:
 
 
 def signed_message(tag: bytes, network: str, payload: bytes) -> bytes:
-    """The exact bytes under a signature."""
+    """The exact bytes under a signature. Tag and network hold no zero byte: it ends them, so no two triples share bytes."""
+    assert b"\x00" not in tag and "\x00" not in network
     return tag + b"\x00" + network.encode() + b"\x00" + payload
 
 

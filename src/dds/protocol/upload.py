@@ -3,8 +3,8 @@
 Every fragment index has one *lane*: the node that currently takes all of that index's fragments. A lane sends stripe after
 stripe, then commits; the upload is finished when all n lanes have committed (durable receipts). A lane whose node refuses,
 vanishes or straggles is given to the next spare, which takes the unsettled stripes first (they hold up the others, and are
-still encoded in memory), then those that it missed. A node never holds two indices of a segment: one that was asked to commit
-an index may come back for that index only.
+still encoded in memory), then those that it missed. No node stands for two indices of a segment; one that was replaced while
+it committed may hold that index unknown to us, so it comes back for another index only when nobody else is left.
 
 Nobody is given up for being slow: a straggler waits in reserve behind the fresh spares, so a busy machine does not use up a
 small network. A node that failed gets one more chance, after everybody else; one that refused or broke the protocol gets none.
@@ -217,8 +217,7 @@ class SegmentUpload:
         self._count_holdups(now)
         effects: list[Effect] = []
         for lane in [lane for lane in self._lanes if self._straggles(lane, now)]:
-            fit = [n for n in self._reserve if not self._failures[n] and self._cuts[n] <= SECOND_CHANCES_MAX]
-            spare = self._spare_for(lane, fit)
+            spare = self._spare_for(lane, [node for node in self._reserve if self._may_relieve(node, lane)])
             if spare is None:
                 continue
             self._cuts[lane.node] += 1
@@ -289,9 +288,15 @@ class SegmentUpload:
         return sum(each.vouches(oldest) for each in self._lanes if each is not lane) >= len(self._lanes) // 3
 
     def _spare_for(self, lane: _Lane, nodes: Sequence[NodeID]) -> NodeID | None:
-        """The best of `nodes` that may take the lane: the least failed, then the least slow, then the first."""
-        fit = [node for node in nodes if self._bound.get(node, lane.index) == lane.index]
-        return min(fit, key=lambda node: (self._failures[node], self._cuts[node]), default=None)
+        """The best of `nodes` for the lane: not committed to another index, the least failed, the least slow, the first."""
+        return min(nodes, key=lambda n: (self._is_bound(n, lane), self._failures[n], self._cuts[n]), default=None)
+
+    def _may_relieve(self, node: NodeID, lane: _Lane) -> bool:
+        """Whether the node may take a straggler's lane, which still has somebody."""
+        return not self._failures[node] and self._cuts[node] <= SECOND_CHANCES_MAX and not self._is_bound(node, lane)
+
+    def _is_bound(self, node: NodeID, lane: _Lane) -> bool:
+        return self._bound.get(node, lane.index) != lane.index
 
     def _replace(self, lane: _Lane, spare: NodeID, why: Failure, now: float) -> list[Effect]:
         self.replaced.append((lane.index, lane.node, why))

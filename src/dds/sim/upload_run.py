@@ -5,7 +5,8 @@ simulated nodes; every request ends at the hard timeout; the machine ticks every
 
 What is checked while it runs: a lane is never sent a fragment twice, nor a stripe that does not exist; no node stands in two
 lanes; a commit comes after every fragment was acknowledged; `Settled` is true; nothing follows the end. At the end: the n
-holders are distinct and each really holds and committed all of its index.
+holders are distinct, each really holds and committed all of its index, and nobody committed another one but a node that was
+replaced while it did.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ class UploadRun:
         self._requests: list[_Request] = []
         self._sent: set[tuple[int, int]] = set()  # (index, stripe) in the lane's present stint
         self._acked: set[tuple[int, int]] = set()
+        self._cancelled: set[tuple[int, NodeID]] = set()  # commits that may have happened unknown to us
         self._ready = 0
         self._encoding = False
         self._settled: set[int] = set()
@@ -166,6 +168,8 @@ class UploadRun:
         require(self._lanes[effect.index] == effect.node, "only a lane's own node is abandoned")
         for request in [r for r in self._requests if r.index == effect.index]:
             self._drop(request)
+            if request.stripe is None:
+                self._cancelled.add((effect.index, effect.node))
             reached_it = request.stripe is None and request.transfer is None and self._rng.random() < 0.5
             if reached_it:  # cancelled here, done there
                 request.node.commit(effect.index, self._plan.stripes)
@@ -235,4 +239,5 @@ class UploadRun:
             held = all((index, stripe) in node.staged for stripe in range(self._plan.stripes))
             require(held and index in node.committed, "every holder holds and committed its index")
         for node in self._nodes.values():
-            require(len(node.committed) <= 1, "no node ever commits two indices")
+            known = [index for index in node.committed if (index, node.node_id) not in self._cancelled]
+            require(len(known) <= 1, "no node commits two indices")

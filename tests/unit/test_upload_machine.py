@@ -1,0 +1,179 @@
+"""The upload machine, event by event: what it decides in the situations that once went wrong."""
+
+from __future__ import annotations
+
+from dds.primitives.ids import NodeID
+from dds.protocol.upload import (
+    STRAGGLER_S_MAX,
+    STRAGGLER_S_MIN,
+    Abandon,
+    Commit,
+    Effect,
+    Failed,
+    Failure,
+    Finished,
+    SegmentUpload,
+    Send,
+    Settled,
+)
+
+
+def node(number: int) -> NodeID:
+    return NodeID(number.to_bytes(32, "big"))
+
+
+def an_upload(n: int, spares: int = 0) -> SegmentUpload:
+    return SegmentUpload([node(i) for i in range(n)], [node(100 + i) for i in range(spares)])
+
+
+def sends(effects: list[Effect]) -> list[tuple[int, NodeID, int]]:
+    return [(effect.index, effect.node, effect.stripe) for effect in effects if isinstance(effect, Send)]
+
+
+def answer_all(machine: SegmentUpload, effects: list[Effect], now: float, but: frozenset[NodeID] = frozenset()) -> list[Effect]:
+    """Acknowledge every send and commit, and what follows from that, except those to `but`; returns the other effects."""
+    rest: list[Effect] = []
+    todo = list(effects)
+    while todo:
+        match todo.pop(0):
+            case Send(index, to, stripe) if to not in but:
+                todo += machine.staged(index, to, stripe, now)
+            case Commit(index, to) if to not in but:
+                todo += machine.committed_by(index, to, now)
+            case other:
+                rest.append(other)
+    return rest
+
+
+def test_a_plain_upload_settles_its_stripes_and_finishes_with_the_chosen() -> None:
+    machine = an_upload(3)
+    assert answer_all(machine, machine.stripe_ready(0, 3, 0.0), 0.1) == [Settled(0)]
+    assert answer_all(machine, machine.all_ready(0.2), 0.3) == [Finished((node(0), node(1), node(2)))]
+    assert machine.over
+    assert machine.committed() == 3
+
+
+def test_a_lane_has_two_fragments_in_flight_at_most() -> None:
+    machine = an_upload(1)
+    effects = [effect for stripe in range(5) for effect in machine.stripe_ready(stripe, 1, 0.0)]
+    assert sends(effects) == [(0, node(0), 0), (0, node(0), 1)]
+    assert sends(machine.staged(0, node(0), 0, 0.1)) == [(0, node(0), 2)]
+
+
+def test_the_straggler_limit_of_a_single_lane_is_defined_before_any_answer() -> None:
+    """It took the median of nothing."""
+    assert an_upload(1).straggler_s() == STRAGGLER_S_MAX / 2
+    assert an_upload(1, 1).tick(100.0) == []
+
+
+def test_nothing_follows_the_end() -> None:
+    machine = an_upload(2)
+    machine.stripe_ready(0, 2, 0.0)
+    machine.failed(0, node(0), Failure.REFUSED, 0.1)
+    assert machine.over
+    assert machine.stripe_ready(1, 2, 0.2) == []
+    assert machine.all_ready(0.3) == []
+    assert machine.failed(1, node(1), Failure.REFUSED, 0.4) == []
+    assert machine.tick(99.0) == []
+
+
+def test_a_failure_names_only_the_index_that_has_no_node() -> None:
+    """Lanes that merely had nothing in flight were called missing."""
+    machine = an_upload(3)
+    answer_all(machine, machine.stripe_ready(0, 3, 0.0), 0.1, but=frozenset({node(2)}))
+    effects = machine.failed(2, node(2), Failure.REFUSED, 0.2)
+    assert effects[-1] == Failed((2,), {node(2): Failure.REFUSED})
+
+
+def test_a_spare_takes_the_unsettled_stripes_first() -> None:
+    """What the others wait for goes out before what only this node lacks, so that the window moves on at once."""
+    machine = an_upload(2, 1)
+    for stripe in range(3):
+        answer_all(machine, machine.stripe_ready(stripe, 2, 0.0), 0.1)
+    answer_all(machine, machine.stripe_ready(3, 2, 0.2), 0.3, but=frozenset({node(1)}))
+    effects = machine.failed(1, node(1), Failure.UNREACHABLE, 0.4)
+    assert effects[0] == Abandon(1, node(1), Failure.UNREACHABLE)
+    assert sends(effects) == [(1, node(100), 3), (1, node(100), 0)]
+    assert Settled(3) in machine.staged(1, node(100), 3, 0.5)
+
+
+def test_a_straggler_is_replaced_once_others_have_answered() -> None:
+    machine = an_upload(6, 1)
+    answer_all(machine, machine.stripe_ready(0, 6, 0.0), 0.1, but=frozenset({node(5)}))
+    assert machine.tick(STRAGGLER_S_MIN - 0.1) == []
+    effects = machine.tick(STRAGGLER_S_MIN + 0.1)
+    assert effects == [Abandon(5, node(5), Failure.SLOW), Send(5, node(100), 0)]
+
+
+def test_when_every_lane_is_late_nobody_is_replaced() -> None:
+    """One tick used to hand every lane's node to the next lane, all of them starting again from the first stripe."""
+    machine = an_upload(6, 3)
+    machine.stripe_ready(0, 6, 0.0)
+    assert machine.tick(STRAGGLER_S_MAX * 3) == []
+
+
+def test_on_a_slow_link_the_limit_follows_what_requests_take() -> None:
+    """Capped at ten seconds, a home link whose fair share takes longer would have restarted every lane."""
+    machine = an_upload(4, 2)
+    answer_all(machine, machine.stripe_ready(0, 4, 0.0), 26.0)
+    assert machine.straggler_s() >= 2 * 26.0
+
+
+def test_false_stragglers_do_not_use_up_a_small_network() -> None:
+    """A node was dropped for good when it had been slow three times, so jitter alone could fail an upload."""
+    machine = an_upload(3, 1)
+    machine.stripe_ready(0, 3, 0.0)
+    now, slow = 0.0, 0
+    for index in (0, 1):
+        answer_all(machine, [Send(index, machine.holders[index], 0)], 0.01)
+    for _ in range(50):
+        now += 20.0
+        slow += any(isinstance(effect, Abandon) for effect in machine.tick(now))
+    assert slow > 2
+    refused = machine.failed(2, machine.holders[2], Failure.REFUSED, now)
+    assert not any(isinstance(effect, Failed) for effect in refused)
+
+
+def test_one_tick_never_hands_a_straggler_its_own_lane_back() -> None:
+    machine = an_upload(3, 1)
+    answer_all(machine, machine.stripe_ready(0, 3, 0.0), 0.01, but=frozenset({node(2)}))
+    effects = machine.tick(10.0)
+    assert [effect.node for effect in effects if isinstance(effect, Abandon)] == [node(2)]
+    assert sends(effects) == [(2, node(100), 0)]
+
+
+def test_a_broken_connection_gets_a_second_chance_when_nobody_else_is_left() -> None:
+    machine = an_upload(2)
+    machine.stripe_ready(0, 2, 0.0)
+    effects = machine.failed(0, node(0), Failure.UNREACHABLE, 0.1)
+    assert effects == [Abandon(0, node(0), Failure.UNREACHABLE), Send(0, node(0), 0)]
+    assert isinstance(machine.failed(0, node(0), Failure.UNREACHABLE, 0.2)[-1], Failed)
+
+
+def test_a_failed_node_never_relieves_a_straggler() -> None:
+    """A slow node that answers in the end is better than one that is gone."""
+    machine = an_upload(4, 1)
+    answer_all(machine, machine.stripe_ready(0, 4, 0.0), 0.01, but=frozenset({node(2), node(3)}))
+    answer_all(machine, machine.failed(3, node(3), Failure.UNREACHABLE, 0.02), 0.03)
+    assert machine.tick(30.0) == []
+
+
+def test_who_was_replaced_while_committing_gets_another_index_last() -> None:
+    """It may hold the first one by now; with two, one node's loss would cost two fragments."""
+    machine = an_upload(3, 3)
+    answer_all(machine, machine.stripe_ready(0, 3, 0.0), 0.01)
+    answer_all(machine, machine.all_ready(0.02), 0.03, but=frozenset({node(0), node(1)}))
+    effects = machine.tick(10.0)
+    assert [effect.node for effect in effects if isinstance(effect, Send)] == [node(100), node(101)]
+    assert sends(machine.failed(0, node(100), Failure.REFUSED, 10.1)) == [(0, node(102), 0)]
+    assert sends(machine.failed(1, node(101), Failure.REFUSED, 10.2)) == [(1, node(1), 0)]
+
+
+def test_late_news_of_a_replaced_node_is_ignored() -> None:
+    machine = an_upload(2, 1)
+    machine.stripe_ready(0, 2, 0.0)
+    machine.failed(0, node(0), Failure.REFUSED, 0.1)
+    assert machine.staged(0, node(0), 0, 0.2) == []
+    assert machine.committed_by(0, node(0), 0.2) == []
+    assert machine.failed(0, node(0), Failure.BROKEN, 0.2) == []
+    assert machine.holders == (node(100), node(1))
