@@ -16,12 +16,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tests.store_kit import OWNER, content_of, manifest_of, raw_of, segment_of
-
 from dds.primitives.ids import SegmentID
 from dds.storage.fragment_store import FragmentStore, StoreConfig
 from dds.storage.upkeep import Upkeep
 from dds.wire.segment import EncodingRecord
+from tests.store_kit import OWNER, content_of, manifest_of, raw_of, segment_of
 
 CONFIG = StoreConfig(capacity_bytes=1 << 30, trash_window_ms=20, packed_bytes_max=6000, pack_bytes=128 << 10)
 THREADS = 2

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.store_kit import OWNER, fast_directory, manifest_of, raw_of
-from tests.store_writer import CONFIG, Change, Op, change_of, data_of, encoding_of, segment_id_of, upload_of
 
 from dds.storage.fragment_store import FragmentStore
 from dds.storage.fsck import fsck
 from dds.storage.upkeep import Upkeep
+from tests.store_kit import OWNER, fast_directory, manifest_of, raw_of
+from tests.store_writer import CONFIG, Change, Op, change_of, data_of, encoding_of, segment_id_of, upload_of
 
 KILLS = 210
 CHECKED_AGAIN = 20  # facts of earlier rounds looked at in each round

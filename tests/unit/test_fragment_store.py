@@ -8,6 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from dds.primitives.errors import CorruptError, InputError, IntegrityError, LimitError, NotFoundError
+from dds.primitives.ids import FragmentRoot, SegmentID
+from dds.primitives.merkle import leaf_hash, leaf_hashes, root_of, verify_path
+from dds.primitives.units import KIB, LEAF_BYTES, MIB
+from dds.storage.commit import Committed
+from dds.storage.fileops import FileOps
+from dds.storage.fragment_store import STAGED_TTL_MS, TRASH_WINDOW_MS, FragmentStore
+from dds.storage.fsck import fsck, rebuild_index
+from dds.storage.image import BLOCK_BYTES
+from dds.storage.index import CONTENTS, Index, State
+from dds.storage.upkeep import Upkeep
+from dds.wire.api import ENCODINGS_PER_SEGMENT_MAX, MANIFESTS_PER_CONTENT_MAX
 from tests.store_kit import (
     OWNER,
     SMALL,
@@ -22,19 +35,6 @@ from tests.store_kit import (
     segment_of,
     sweep_all,
 )
-
-from dds.primitives.errors import CorruptError, InputError, IntegrityError, LimitError, NotFoundError
-from dds.primitives.ids import FragmentRoot, SegmentID
-from dds.primitives.merkle import leaf_hash, leaf_hashes, root_of, verify_path
-from dds.primitives.units import KIB, LEAF_BYTES, MIB
-from dds.storage.commit import Committed
-from dds.storage.fileops import FileOps
-from dds.storage.fragment_store import STAGED_TTL_MS, TRASH_WINDOW_MS, FragmentStore
-from dds.storage.fsck import fsck, rebuild_index
-from dds.storage.image import BLOCK_BYTES
-from dds.storage.index import CONTENTS, Index, State
-from dds.storage.upkeep import Upkeep
-from dds.wire.api import ENCODINGS_PER_SEGMENT_MAX, MANIFESTS_PER_CONTENT_MAX
 
 DAY_MS = 24 * 3600 * 1000
 

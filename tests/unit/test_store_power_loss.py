@@ -10,14 +10,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.recorded_disk import Disk, RecordingOps
-from tests.store_kit import OWNER, Clock, content_of, fast_directory, let_pass, manifest_of, open_store, raw_of, segment_of
 
 from dds.primitives.ids import SegmentID
 from dds.storage.fragment_store import FragmentStore, StoreConfig
 from dds.storage.fsck import fsck
 from dds.storage.image import build_image
 from dds.storage.upkeep import Upkeep
+from tests.recorded_disk import Disk, RecordingOps
+from tests.store_kit import OWNER, Clock, content_of, fast_directory, let_pass, manifest_of, open_store, raw_of, segment_of
 
 CONFIG = StoreConfig(capacity_bytes=1 << 30, packed_bytes_max=4000, pack_bytes=24_000, trash_window_ms=1000, staged_ttl_ms=5000)
 UPLOADS = [bytes([number]) * 16 for number in range(4)]

@@ -9,6 +9,15 @@ import time
 from pathlib import Path
 
 import pytest
+
+from dds.primitives.errors import InputError, PeerProtocolError, PeerRefused, PeerTimeout, PeerUnreachable
+from dds.primitives.ids import NodeID
+from dds.primitives.units import KIB, MIB
+from dds.transport.bandwidth import Bandwidth
+from dds.transport.client import PeerClient
+from dds.transport.limits import ClientLimits
+from dds.wire.api import ErrorReply, HoldingReply, HoldingRequest
+from dds.wire.codec import encode
 from tests.e2e.transport.kit import (
     CLIENT_KEY,
     DATA,
@@ -20,15 +29,6 @@ from tests.e2e.transport.kit import (
     scripted_server,
     serving,
 )
-
-from dds.primitives.errors import InputError, PeerProtocolError, PeerRefused, PeerTimeout, PeerUnreachable
-from dds.primitives.ids import NodeID
-from dds.primitives.units import KIB, MIB
-from dds.transport.bandwidth import Bandwidth
-from dds.transport.client import PeerClient
-from dds.transport.limits import ClientLimits
-from dds.wire.api import ErrorReply, HoldingReply, HoldingRequest
-from dds.wire.codec import encode
 
 OK = "HTTP/1.1 200 OK\nDDS-Network: test\n"
 

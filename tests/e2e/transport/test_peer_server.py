@@ -12,6 +12,15 @@ from contextlib import asynccontextmanager
 
 import psutil
 import pytest
+
+from dds.primitives.errors import ConfigError, PeerRefused, PeerUnreachable
+from dds.primitives.keys import SigningKey
+from dds.primitives.units import KIB, MIB
+from dds.transport.bandwidth import Bandwidth
+from dds.transport.client import PeerClient
+from dds.transport.limits import HEADERS_MAX, ServerLimits
+from dds.transport.routes import Request, Response, Route
+from dds.transport.server import PeerServer
 from tests.e2e.transport.kit import (
     ATTACKER_KEY,
     CLIENT_KEY,
@@ -28,15 +37,6 @@ from tests.e2e.transport.kit import (
     serving_elsewhere,
 )
 from tests.e2e.transport.test_peer_client import settled
-
-from dds.primitives.errors import ConfigError, PeerRefused, PeerUnreachable
-from dds.primitives.keys import SigningKey
-from dds.primitives.units import KIB, MIB
-from dds.transport.bandwidth import Bandwidth
-from dds.transport.client import PeerClient
-from dds.transport.limits import HEADERS_MAX, ServerLimits
-from dds.transport.routes import Request, Response, Route
-from dds.transport.server import PeerServer
 
 HEAD = b"PUT /data HTTP/1.1\r\nHost: x\r\n"
 
