@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,6 @@ from typing import BinaryIO, Final, Protocol
 from dds.content.block import Ref
 from dds.content.events import Close, Data, Event, OpenDirectory, OpenFile, Symlink
 from dds.content.events import Entry as DirectoryEntry
-from dds.content.names import name_text
 from dds.content.reader import DagReader, list_directory, read_file, read_tree, resolve
 from dds.primitives.cid import CID, DAG_CBOR, cid_text, codec_of
 from dds.primitives.errors import DDSError, FormatError, InputError, NotFoundError
@@ -109,7 +109,7 @@ class Reading:
             async for event in drive(list_directory(root, READ_WINDOW), blocks.fetch):
                 match event:
                     case DirectoryEntry(name, ref):
-                        refs.append((name_text(name), ref))
+                        refs.append((os.fsdecode(name), ref))  # lossless: it can be given back as a path
                     case OpenFile(_, size, ref):
                         rows.append(Entry(path.rpartition("/")[2], "file", size, ref.cid))
                     case Symlink(_, target):
@@ -283,4 +283,4 @@ def split_path(path: str) -> list[bytes]:
     parts = path.strip("/").split("/")
     if any(part in ("", ".", "..") for part in parts):
         raise InputError(f"not a path inside content: {path!r}")
-    return [part.encode("utf-8", "surrogateescape") for part in parts]
+    return [os.fsencode(part) for part in parts]

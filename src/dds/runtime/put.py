@@ -2,7 +2,7 @@
 
 A worker thread reads, hashes, compresses and encodes (`Packer`); this loop sends. Segments are finished while the next is
 being packed; the last one is committed together with the manifest, because only then is the ContentID known. Success is
-returned only when every fragment of every segment has a durable receipt and the manifest is held by m + 1 nodes.
+returned only when every fragment of every segment has a durable receipt and the manifest is held by all holders of the last.
 """
 
 from __future__ import annotations
@@ -360,7 +360,7 @@ class Put:
             done = await self._finish(number, closed, raw)
             self._last = None
             self._rows[done.segment_id] = SegmentRow(done.segment_id, done.holders)
-            return list(done.holders[: done.record.loss_tolerance + 1])
+            return list(done.holders)
         return await self._spread_manifest(manifest, raw)
 
     async def _spread_manifest(self, manifest: Manifest, raw: bytes) -> list[NodeID]:

@@ -228,8 +228,7 @@ class SegmentSender:
         closing = self._closing
         assert closing is not None
         inline = [bytes(s.fragments[index]) for s in self._held_back.values() if index < len(s.fragments)]
-        manifest = closing.manifest if index <= closing.record.loss_tolerance else None
-        request = CommitRequest(self.upload_id, index, closing.encoding, inline, manifest)
+        request = CommitRequest(self.upload_id, index, closing.encoding, inline, closing.manifest)
         try:
             reply = await self.network.client.call(
                 node, "/v1/commit", request, CommitReply, max_bytes=REPLY_BYTES_MAX, timeout_s=COMMIT_TIMEOUT_S
