@@ -209,6 +209,7 @@ def test_a_node_that_cannot_start_takes_the_whole_network_down(tmp_path: Path) -
     host, _, port = program.nodes()[1]["address"].rpartition(":")
     program.run("devnet", "down")
     with socket.socket() as squatter:
+        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the node's own connections may still linger
         squatter.bind((host, int(port)))
         squatter.listen()
         assert b"node-01 did not start" in program.run("devnet", "up", code=4).stderr

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import os
 import shlex
 import signal
 import sys
@@ -100,8 +101,9 @@ def fields(result: object) -> dict[str, object]:
 
 
 def printable(name: str) -> str:
-    """A foreign name without what could steer a terminal."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in name)
+    """A foreign name without what could steer a terminal; bytes that are not UTF-8 show as `\\xff`."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def command(app: typer.Typer, name: str | None = None, *, hidden: bool = False) -> Callable[[Callable[..., None]], None]:
