@@ -35,7 +35,7 @@ SERVER: Final = SigningKey(bytes(32))
 CLIENT: Final = SigningKey(bytes(31) + b"\x01")
 NODE: Final = NodeID(SERVER.public)
 CONCURRENT: Final = 4
-SLICES: Final = 10
+SLICES: Final = 20
 BODY: Final = bytes(range(256)) * (2 * MIB // 256)
 
 Exchange = Callable[[str, int], Awaitable[None]]
@@ -171,52 +171,46 @@ SIDES: Final = {"ours": (_serve_ours, _with_ours), "bare": (_serve_bare, _with_b
 
 @dataclass(slots=True)
 class Side:
-    """One server process and the client to it, with what both have used so far."""
+    """One server process and the client to it."""
 
+    name: str
     pipe: Pipe
     exchange: Exchange
-    cpu_s: float = 0.0
-    moved_bytes: int = 0
-    took_s: float = 0.0
 
     def _cpu_now_s(self) -> float:
         self.pipe.send(None)
         return _cpu_s() + float(self.pipe.recv())
 
-    async def slice(self, method: str, size: int, seconds: float) -> None:
+    async def slice(self, method: str, size: int, seconds: float) -> Figure:
         end = time.perf_counter() + seconds
+        moved_bytes = 0
 
         async def worker() -> None:
+            nonlocal moved_bytes
             while time.perf_counter() < end:
                 await self.exchange(method, size)
-                self.moved_bytes += size
+                moved_bytes += size
 
         cpu_s, began_s = self._cpu_now_s(), time.perf_counter()
         await asyncio.gather(*(worker() for _ in range(CONCURRENT)))
-        self.cpu_s += self._cpu_now_s() - cpu_s
-        self.took_s += time.perf_counter() - began_s
-
-    def figure(self, name: str, method: str, size: int) -> Figure:
-        figure = Figure(name, method, size, self.cpu_s / self.moved_bytes * GIB, self.moved_bytes / MIB / self.took_s)
-        self.cpu_s, self.moved_bytes, self.took_s = 0.0, 0, 0.0
-        return figure
+        cpu_s, took_s = self._cpu_now_s() - cpu_s, time.perf_counter() - began_s
+        return Figure(self.name, method, size, cpu_s / moved_bytes * GIB, moved_bytes / MIB / took_s)
 
 
-async def compare(sides: dict[str, Side], seconds: float) -> list[Figure]:
-    """Every case, the sides taking turns in short slices, so that other load on the machine falls on both alike."""
+async def compare(sides: list[Side], seconds: float) -> list[Figure]:
+    """Every case: the sides take turns in short slices and the slice with the least CPU counts, so that what else runs on the
+    machine (and in its caches) falls on both alike and mostly drops out."""
     figures = []
     for size in (64 * KIB, MIB):
         for method in ("GET", "PUT"):
-            for side in sides.values():
+            for side in sides:
                 await asyncio.gather(*(side.exchange(method, size) for _ in range(CONCURRENT)))  # connections, caches
-            for _ in range(SLICES):
-                for side in sides.values():
-                    await side.slice(method, size, seconds / SLICES)
-            figures += [side.figure(name, method, size) for name, side in sides.items()]
+            slices = [[await side.slice(method, size, seconds / SLICES) for side in sides] for _ in range(SLICES)]
+            figures += [min(column, key=lambda figure: figure.cpu_s_per_gib) for column in zip(*slices, strict=True)]
     return figures
 
 
-async def _open(sides: dict[str, Side], names: list[str], seconds: float, into: list[Figure]) -> None:
+async def _open(sides: list[Side], names: list[str], seconds: float, into: list[Figure]) -> None:
     """Start the servers named, one inside the other's life, then compare."""
     if not names:
         into += await compare(sides, seconds)
@@ -229,7 +223,7 @@ async def _open(sides: dict[str, Side], names: list[str], seconds: float, into: 
     there.close()
 
     async def opened(exchange: Exchange) -> None:
-        await _open({**sides, names[0]: Side(here, exchange)}, names[1:], seconds, into)
+        await _open([*sides, Side(names[0], here, exchange)], names[1:], seconds, into)
 
     await dial(here.recv(), opened)
     here.close()
@@ -239,7 +233,7 @@ async def _open(sides: dict[str, Side], names: list[str], seconds: float, into: 
 def run(seconds: float = 2.0) -> list[Figure]:
     """Figures of all cases; `seconds` per case and side."""
     figures: list[Figure] = []
-    uvloop.run(_open({}, list(SIDES), seconds, figures))
+    uvloop.run(_open([], list(SIDES), seconds, figures))
     return figures
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from dds.primitives.ids import NodeID
 from dds.transport.limits import ServerCounters, ServerLimits
 
 
@@ -39,6 +40,8 @@ class Connection:
     since_s: float  # start of the phase
     phase: Phase = Phase.HANDSHAKE
     moving_bytes: int = 0  # size of the body in RECEIVING and SENDING
+    peer: NodeID | None = None  # known from the end of the handshake on
+    give_up: Callable[[], None] | None = None  # ends the handler in HANDLING; a timer for every request would cost more
 
     def enter(self, phase: Phase, now_s: float, moving_bytes: int = 0) -> None:
         self.phase, self.since_s, self.moving_bytes = phase, now_s, moving_bytes
@@ -105,6 +108,9 @@ class ConnectionTable:
                 if lasted_s > transfer_deadline_s(connection.moving_bytes, self._limits, pressed=pressed):
                     self._counters.transfers_cut += 1
                     connection.abort()
+            elif connection.phase is Phase.HANDLING:
+                if lasted_s > self._limits.handler_timeout_s and connection.give_up is not None:
+                    connection.give_up()
             elif connection.phase is Phase.FRESH and lasted_s > self._limits.headers_timeout_s:
                 self._counters.connections_timed_out += 1
                 connection.abort()

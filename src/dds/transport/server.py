@@ -99,6 +99,7 @@ class _HttpServer(web.Server):
         super().connection_made(handler, transport)
         connection = self.of[handler]
         connection.abort = transport.abort
+        connection.peer = peer_of(transport.get_extra_info("ssl_object"))
         connection.enter(Phase.FRESH, self._owner._now())
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
@@ -194,12 +195,11 @@ class PeerServer:
             try:
                 route, params, query = self._route(request)
                 label = f"{route.method} {route.path}"
-                peer = peer_of(request.get_extra_info("ssl_object"))
-                size = self._check(request, route, peer)
+                size = self._check(request, route, connection.peer)
                 taken = await self._take_room(connection, size + route.max_reply_bytes)
                 body = await self._read(request, connection, size) if size else b""
-                connection.enter(Phase.HANDLING, self._now())
-                response = await self._handle(route, Request(params, query, request.headers, peer, connection.address, body))
+                asked = Request(params, query, request.headers, connection.peer, connection.address, body)
+                response = await self._handle(route, asked, connection)
             except _Refusal as refused:
                 response = refused.response
             held = max(taken, len(response.body))
@@ -275,18 +275,32 @@ class PeerServer:
             await self._bandwidth.down.take(len(piece))
         return b"".join(pieces)
 
-    async def _handle(self, route: Route, request: Request) -> Response:
+    async def _handle(self, route: Route, request: Request, connection: Connection) -> Response:
+        task = asyncio.current_task()
+        assert task is not None
+        given_up = False
+
+        def give_up() -> None:
+            nonlocal given_up
+            given_up = task.cancel()
+
+        connection.give_up = give_up
+        connection.enter(Phase.HANDLING, self._now())
         try:
-            async with asyncio.timeout(self._limits.handler_timeout_s):
-                return await route.handler(request)
+            return await route.handler(request)
         except DDSError as error:
             return error_response(error)
-        except TimeoutError:
+        except asyncio.CancelledError:
+            if not given_up:
+                raise
+            task.uncancel()
             _log.error("%s %s took longer than %s s", route.method, route.path, self._limits.handler_timeout_s)
             return refusal(504, "timeout", "this took too long")
         except Exception:
             _log.exception("unexpected error in %s %s", route.method, route.path)
             return refusal(500, "internal", "unexpected error; the node's log has it")
+        finally:
+            connection.give_up = None
 
     # ---- the answer
 
