@@ -21,7 +21,7 @@ from dds.wire.segment import EncodingRecord, FragmentRecord, StripeShape, leaf_c
 
 OWNER = b"o" * 32
 UPLOAD = b"u" * 16
-SMALL = StoreConfig(capacity_bytes=1 << 30, packed_bytes_max=8 * KIB, pack_bytes=64 * KIB)
+SMALL = StoreConfig(1 << 30, device_reserve_bytes=0, packed_bytes_max=8 * KIB, pack_bytes=64 * KIB)
 
 
 def content_of(seed: int | str, size: int = 2048) -> bytes:

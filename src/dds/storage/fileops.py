@@ -84,6 +84,11 @@ class FileOps:
             got += len(more)
         return b"".join(parts)
 
+    def free_bytes(self, path: Path) -> int:
+        """What this user may still write to the device."""
+        status = os.statvfs(path)
+        return status.f_bavail * status.f_frsize
+
     def forget_cached(self, fd: int, length: int, at: int) -> None:
         """Drop a range from the page cache, so that the next read comes from the disk itself."""
         start = at // _PAGE_BYTES * _PAGE_BYTES

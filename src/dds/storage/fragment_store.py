@@ -42,7 +42,7 @@ STAGED_TTL_MS = 24 * 3600 * 1000
 TRASH_WINDOW_MS = 7 * 24 * 3600 * 1000
 OWNER_BYTES_MAX = 64
 STAGE_MANY_BYTES_MAX = 16 * MIB  # of small fragments in one request
-_HEADROOM_BYTES = 4 * KIB  # of journal for one request, beside its blobs
+_HEADROOM_BYTES = 64 * KIB  # of journal and index for one request, beside its blobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ class StoreConfig:
     trash_window_ms: int = TRASH_WINDOW_MS
     packed_bytes_max: int = PACKED_BYTES_MAX
     pack_bytes: int = PACK_BYTES
+    device_reserve_bytes: int = 16 * MIB  # left free on the device, so that giving back space always works
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,6 +410,7 @@ class FragmentStore(FragmentReader):
     def _reserving(self, incoming: list[Image], extra: int = 0) -> Iterator[None]:
         """Claim room under the quota before anything is written."""
         wanted = sum(image.length for image in incoming) + extra + _HEADROOM_BYTES
+        room = self.ops.free_bytes(self.home.path) - self.config.device_reserve_bytes
         with self._reserve_lock:
             used = self._used_estimate() + self._reserved
             if used + wanted > self.config.capacity_bytes:
@@ -418,6 +420,8 @@ class FragmentStore(FragmentReader):
                     used=used,
                     wanted=wanted,
                 )
+            if wanted + self._reserved > room:
+                raise DiskFullError("the device is nearly full", hint="free space on it", free=room, wanted=wanted)
             self._reserved += wanted
         try:
             yield

@@ -176,7 +176,10 @@ class Index:
 
     def newest_ms(self) -> int:
         """The latest moment of the store's time that is known here."""
-        query = "SELECT max((SELECT ifnull(max(at_ms), 0) FROM staged), (SELECT ifnull(max(released_ms), 0) FROM holds))"
+        query = (
+            "SELECT max((SELECT ifnull(max(at_ms), 0) FROM staged), "
+            "(SELECT ifnull(max(released_ms), 0) FROM holds WHERE released_ms IS NOT NULL))"
+        )
         newest: int = self.db.execute(query).fetchone()[0]
         return max(self.get("time_ms"), newest)
 

@@ -212,9 +212,10 @@ class Upkeep:
             StorageError: the disk failed in another way.
         """
         problems: list[Problem] = []
-        cursor = self._store.index.get_bytes("scrub_cursor") or bytes(1)
         left, rounds = budget_bytes, 0
         with disk_errors("scrubbing the store"):
+            with self._store.writer.quiet():
+                cursor = self._store.index.get_bytes("scrub_cursor") or bytes(1)
             while left > 0 and rounds < len(_SCRUBBED):
                 checked = self._scrub_next(cursor)
                 if checked is None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from dds.primitives.errors import DDSError, StorageError
+from dds.primitives.errors import DDSError, DiskFullError, StorageError
 from dds.primitives.hashing import Buffer
 from dds.storage.image import Image
 from dds.storage.index import Index
@@ -65,10 +65,6 @@ class _Request:
     error: BaseException | None = None
 
 
-class IndexBehind(StorageError):
-    """The journal has a request durably, but the index failed: it will be seen after the index has caught up."""
-
-
 class GroupWriter:
     """Owns the writing side of index and journal."""
 
@@ -86,7 +82,8 @@ class GroupWriter:
 
         Raises:
             OSError, sqlite3.Error: the disk failed; nothing of this request was kept.
-            StorageError: an earlier failure left the journal's end unknown, or the store is closed.
+            StorageError: the journal may have it, but the index failed behind it; or an earlier failure left the journal's
+                end unknown; or the store is closed.
             DDSError: what `prepare` raised.
         """
         request = _Request(prepare)
@@ -189,7 +186,8 @@ class GroupWriter:
             self._index.set_applied(self._log.current, end)
             self._index.commit()
         except sqlite3.Error as error:
-            raise IndexBehind(f"the index failed behind the journal: {error}", hint="free space on the device") from error
+            kind = DiskFullError if "disk is full" in str(error) else StorageError
+            raise kind(f"the index failed behind the journal: {error}", hint="free space on the device") from error
         self._behind = False
 
     def _catch_up(self) -> None:
