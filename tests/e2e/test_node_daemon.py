@@ -505,7 +505,7 @@ async def test_memory_stays_small_when_fresh_and_after_hundreds_of_mebibytes(tmp
         async with client_of(node, key=CREATOR) as client:
             target, upload = node.id, "cc" * 16
             blocks = [_numbered(number) for number in range(8)]
-            for batch in range(40):
+            for batch in range(30):
                 fresh = [_numbered(batch * 8 + at, block) for at, block in enumerate(blocks)]
                 await asyncio.gather(
                     *(client.put(target, f"/v1/uploads/{upload}/{root}", data, timeout_s=30) for root, data in fresh)

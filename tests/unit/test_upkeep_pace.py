@@ -75,7 +75,7 @@ async def test_a_small_store_is_read_once_a_round_and_not_without_end(tmp_path: 
     with FragmentStore(tmp_path / "store", StoreConfig(1 << 26), ops=ops) as store:
         store.stage(UPLOAD, OWNER, b"x" * 1000)
         async with _keeping(store, "scrub") as metrics:
-            await _until(metrics.render, "dds_scrub_position_ratio ")
+            await _until(metrics.render, "\ndds_scrub_position_ratio ")
             once = ops.fresh_reads
             assert once > 0
             await asyncio.sleep(0.2)

@@ -25,7 +25,7 @@ from dds.primitives.ids import ID_BYTES, UPLOAD_ID_BYTES, FragmentRoot, NodeID, 
 from dds.primitives.units import BLOCK_BYTES_MAX, KIB
 from dds.runtime.metrics import CONTENT_TYPE as METRICS_TYPE
 from dds.runtime.node_service import NodeService, Receipted
-from dds.runtime.staging import StagingQuota
+from dds.runtime.staging import Staged, StagingQuota
 from dds.transport.routes import Request, Response, Route, message_response, ranged_response, requested_span, rpc_route
 from dds.wire.api import (
     COMMIT_BYTES_MAX,
@@ -155,26 +155,22 @@ class NodeRoutes:
         root = FragmentRoot(_hex(request.params["root"], ID_BYTES, "fragment root"))
         if not request.body:
             raise InputError("a fragment has at least one byte")
-        await self._stage(peer, upload, len(request.body), self._service.stage, peer, upload, root, request.body)
+        await self._stage(peer, upload, [request.body], partial(self._service.stage, peer, upload, root, request.body))
         return Response(201)
 
     async def _post_fragments(self, request: Request) -> Response:
         peer, upload = _writer(request), _upload(request)
         fragments = [bytes(frame) for frame in decode_frames(request.body) if frame]
-        size = sum(map(len, fragments))
-        roots = await self._stage(peer, upload, size, self._service.stage_many, peer, upload, fragments)
+        roots = await self._stage(peer, upload, fragments, partial(self._service.stage_many, peer, upload, fragments))
         return message_response(StageManyReply(list(roots)))
 
-    async def _stage(
-        self, peer: NodeID, upload: UploadID, size: int, stage: Callable[Params, T], *args: Params.args, **kwargs: Params.kwargs
-    ) -> T:
+    async def _stage(self, peer: NodeID, upload: UploadID, fragments: list[bytes], stage: Callable[[], T]) -> T:
         """Stage within the peer's quota. The store's answer settles the quota even if the client has gone by then."""
-        before = 0
-        if not self._quota.knows(peer, upload):
-            before = await self._run(self._service.staged_bytes, peer, upload)
-        self._quota.take(peer, upload, size, self._now(), staged_bytes=before)
-        work = asyncio.get_running_loop().run_in_executor(self._pool, partial(stage, *args, **kwargs))
-        work.add_done_callback(lambda done: self._quota.give_back(peer, upload, size) if done.exception() else None)
+        before = Staged() if self._quota.knows(peer, upload) else await self._run(self._service.left, peer, upload)
+        wanted = Staged(sum(map(len, fragments)), len(fragments))
+        self._quota.take(peer, upload, wanted, self._now(), before=before)
+        work = asyncio.get_running_loop().run_in_executor(self._pool, stage)
+        work.add_done_callback(lambda done: self._quota.landed(peer, upload, wanted, kept=done.exception() is None))
         return await asyncio.shield(work)
 
     async def _get_upload(self, request: Request) -> Response:
@@ -183,14 +179,17 @@ class NodeRoutes:
 
     async def _delete_upload(self, request: Request) -> Response:
         peer, upload = _writer(request), _upload(request)
-        await self._run(self._service.discard, peer, upload)
-        self._quota.forget(peer, upload)
+        mark = self._quota.mark(peer, upload)
+        left = await self._run(self._service.discard, peer, upload)
+        self._quota.correct(peer, upload, left, mark)
         return Response(200)
 
     async def _commit(self, request: Request, message: CommitRequest) -> CommitReply:
         peer = _writer(request)
+        upload = UploadID(message.upload)
+        mark = self._quota.mark(peer, upload)
         done = await self._run(self._service.commit, peer, message)
-        self._release(peer, UploadID(message.upload), done)
+        self._quota.correct(peer, upload, done.left, mark)
         self._faces.committed(done)
         return CommitReply(done.receipt)
 
@@ -199,12 +198,6 @@ class NodeRoutes:
         if kept:
             self._faces.published(manifest)
         return ManifestReply(kept)
-
-    def _release(self, peer: NodeID, upload: UploadID, done: Receipted) -> None:
-        if done.is_settled:
-            self._quota.forget(peer, upload)
-        else:
-            self._quota.give_back(peer, upload, done.staged_bytes)
 
     # ---- reading
 

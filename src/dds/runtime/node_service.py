@@ -17,6 +17,7 @@ from dds.primitives.errors import CorruptError, FormatError, InputError, LimitEr
 from dds.primitives.ids import ID_BYTES, UPLOAD_ID_BYTES, FragmentRoot, NodeID, SegmentID, UploadID, id_text
 from dds.primitives.keys import SigningKey
 from dds.primitives.units import RECORD_BYTES_MAX, STRIPES_PER_SEGMENT_MAX
+from dds.runtime.staging import Staged
 from dds.storage.commit import Committed, ManifestNote
 from dds.storage.fragment_store import FragmentStore
 from dds.transport.routes import Span
@@ -52,8 +53,7 @@ class Receipted:
     encoding: EncodingRecord
     index: int
     manifest: Manifest | None  # that came with it
-    staged_bytes: int  # of the fragments that had been staged
-    is_settled: bool  # nothing is staged under the upload any more
+    left: Staged  # still staged under the upload
 
 
 class NodeService:
@@ -83,12 +83,16 @@ class NodeService:
     def staged(self, owner: NodeID, upload: UploadID) -> list[FragmentRoot]:
         return self._store.staged(upload, owner)
 
-    def staged_bytes(self, owner: NodeID, upload: UploadID) -> int:
-        found = (self._store.find(root) for root in self.staged(owner, upload))
-        return sum(fragment[0] for fragment in found if fragment is not None)
+    def left(self, owner: NodeID, upload: UploadID) -> Staged:
+        """How much the store has staged under an upload."""
+        roots = self.staged(owner, upload)
+        found = (self._store.find(root) for root in roots)
+        return Staged(sum(fragment[0] for fragment in found if fragment is not None), len(roots))
 
-    def discard(self, owner: NodeID, upload: UploadID) -> None:
+    def discard(self, owner: NodeID, upload: UploadID) -> Staged:
+        """Forget what is staged under an upload; what is left of it, for a request may have crossed this one."""
         self._store.abort(upload, owner)
+        return self.left(owner, upload)
 
     def commit(self, owner: NodeID, request: CommitRequest) -> Receipted:
         """Make a share of a segment permanent; the same request again gives a receipt for the same.
@@ -109,8 +113,7 @@ class NodeService:
         upload = UploadID(request.upload)
         held = self._store.commit(upload, owner, encoding, request.encoding, request.index, request.inline, note)
         receipt = self._receipt(encoding, request.index, held, request.contract)
-        staged_bytes = held.fragment_bytes - sum(map(len, request.inline))
-        return Receipted(receipt, encoding, request.index, manifest, max(0, staged_bytes), not self.staged(owner, upload))
+        return Receipted(receipt, encoding, request.index, manifest, self.left(owner, upload))
 
     def keep_manifest(self, raw: bytes) -> tuple[Manifest, bool]:
         """Keep a manifest of content whose segments, or some of them, are held here.
