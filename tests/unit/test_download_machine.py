@@ -65,7 +65,7 @@ def test_a_wide_stripe_with_many_failures_still_finds_its_k() -> None:
     """Extra requests were capped at 64 for every geometry: 64 + 64 with one narrow slot wanted was called stuck."""
     read = a_read(64, 64, [Wanted(0, 0, 10)])
     effects = read.start(0.0)
-    bad = set(range(60))
+    bad = {0, *range(64, 100)}
     while not read.over:
         fetch = fetches(effects).pop(0)
         rest = [effect for effect in effects if effect is not fetch]
