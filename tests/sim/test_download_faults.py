@@ -75,6 +75,22 @@ def test_a_stripe_with_more_bad_holders_is_stuck_only_when_fewer_than_k_can_be_h
         assert report.seconds < 5 * plan.timeout_s
 
 
+@pytest.mark.seeds(60)
+def test_what_earlier_reads_brought_is_used_and_never_asked_for(seed: int) -> None:
+    rng = Random(seed)
+    plan = some_plan(rng)
+    nodes = network(rng, plan.k + plan.m)
+    reader = a_reader(rng, nodes, plan)
+    here = rng.sample(range(plan.k + plan.m), rng.randrange(1, plan.k + plan.m))
+    for index in here:  # whoever holds it elsewhere is gone
+        reader.nodes[reader.holders[index][0]].fault = Fault.DEAD
+    wanted = some_wants(rng, reader)
+    report = reader.read(wanted, [(index, 0, plan.slot_bytes) for index in here])
+    assert isinstance(report.outcome, Ready)
+    at_hand = sum(want.slot in here or plan.k == 1 for want in wanted)
+    assert report.requests == len(wanted) - at_hand
+
+
 @pytest.mark.seeds(30)
 def test_dead_holders_beyond_m_make_it_stuck_at_once(seed: int) -> None:
     rng = Random(seed)
@@ -86,6 +102,9 @@ def test_dead_holders_beyond_m_make_it_stuck_at_once(seed: int) -> None:
     report = reader.read(reader.whole())
     assert isinstance(report.outcome, Stuck)
     assert report.outcome.have == 9
+    assert {node for rows in report.outcome.tried.values() for node, _ in rows} == {
+        n.node_id for n in nodes if n.fault is Fault.DEAD
+    }
     assert report.seconds < 3 * TRANSFER_S
 
 

@@ -65,7 +65,7 @@ def test_a_wide_stripe_with_many_failures_still_finds_its_k() -> None:
     """Extra requests were capped at 64 for every geometry: 64 + 64 with one narrow slot wanted was called stuck."""
     read = a_read(64, 64, [Wanted(0, 0, 10)])
     effects = read.start(0.0)
-    bad = set(range(60))
+    bad = {0, *range(64, 100)}
     while not read.over:
         fetch = fetches(effects).pop(0)
         rest = [effect for effect in effects if effect is not fetch]
@@ -149,6 +149,33 @@ def test_doubtful_holders_are_asked_last() -> None:
 def test_a_stripe_nobody_holds_is_stuck_at_once() -> None:
     read = StripeRead(2, 1, whole(2), {})
     assert read.start(0.0) == [Stuck(0, 2, {0: [], 1: [], 2: []})]
+
+
+def test_stuck_names_only_what_did_not_come() -> None:
+    read = a_read(2, 1, whole(2))
+    read.start(0.0)
+    read.arrived(1, 0.1)
+    read.tick(1.0, 0.5)
+    read.failed(0, "timed out", 30.0)
+    read.tick(31.0, 0.5)
+    stuck = read.failed(2, "timed out", 60.0)
+    assert stuck == [Stuck(1, 2, {0: [(node(0), "timed out")], 2: [(node(2), "timed out")]})]
+
+
+def test_what_is_at_hand_is_not_asked_for() -> None:
+    read = a_read(2, 1, whole(2))
+    assert read.offer(0, node(7), 0, 100) == 0
+    assert read.offer(2, node(8), 0, 50) == 1
+    assert [f.index for f in fetches(read.start(0.0))] == [1]
+    assert read.arrived(2, 0.1) == [Ready({0: 0, 1: 2}, (), 0, 0, {})]
+
+
+def test_a_fragment_at_hand_serves_for_decoding_over_its_own_columns_only() -> None:
+    read = a_read(2, 1, [Wanted(0, 0, 50), Wanted(1, 0, 100)])
+    read.offer(2, node(8), 0, 50)
+    first, second = fetches(read.start(0.0))
+    read.arrived(second.ticket, 0.1)
+    assert read.failed(first.ticket, "gone", 0.2) == [Ready({1: 2}, (0,), 0, 50, {2: 0, 1: 2})]
 
 
 def test_nothing_wanted_is_ready_at_once() -> None:

@@ -79,13 +79,20 @@ def test_a_flood_of_nodes_neither_grows_the_memory_nor_washes_out_a_liar() -> No
     assert len(ranking._nodes) == NODES_MAX
 
 
-@pytest.mark.parametrize(("seconds", "hedge_s"), [(0.001, HEDGE_S_MIN), (0.2, HEDGE_FACTOR * 0.2), (60.0, HEDGE_S_MAX)])
+@pytest.mark.parametrize(("seconds", "hedge_s"), [(0.001, HEDGE_S_MIN), (0.2, HEDGE_FACTOR * 0.2), (3.0, 7.5), (60.0, 150.0)])
 def test_the_hedge_follows_the_slowest_of_recent_answers_within_bounds(seconds: float, hedge_s: float) -> None:
     ranking = NodeRanking()
     assert ranking.hedge_s() == HEDGE_S_UNKNOWN
     for number in range(20):
         ranking.succeeded(other(number), seconds)
     assert ranking.hedge_s() == pytest.approx(hedge_s)
+
+
+def test_a_few_very_slow_answers_do_not_raise_the_hedge_beyond_its_maximum() -> None:
+    ranking = NodeRanking()
+    for number in range(50):
+        ranking.succeeded(other(number), 20.0 if number % 4 == 0 else 0.1)
+    assert ranking.hedge_s() == HEDGE_S_MAX
 
 
 def test_latency_is_smoothed_and_unknown_nodes_count_as_fast() -> None:

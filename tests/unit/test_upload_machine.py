@@ -53,11 +53,18 @@ def test_a_plain_upload_settles_its_stripes_and_finishes_with_the_chosen() -> No
     assert machine.committed() == 3
 
 
-def test_a_lane_has_two_fragments_in_flight_at_most() -> None:
+def test_a_lane_has_one_fragment_in_flight_until_answers_are_known_to_be_quick_and_two_then() -> None:
     machine = an_upload(1)
     effects = [effect for stripe in range(5) for effect in machine.stripe_ready(stripe, 1, 0.0)]
-    assert sends(effects) == [(0, node(0), 0), (0, node(0), 1)]
-    assert sends(machine.staged(0, node(0), 0, 0.1)) == [(0, node(0), 2)]
+    assert sends(effects) == [(0, node(0), 0)]
+    assert sends(machine.staged(0, node(0), 0, 0.1)) == [(0, node(0), 1), (0, node(0), 2)]
+
+
+def test_on_a_slow_link_nothing_is_sent_ahead() -> None:
+    machine = an_upload(1)
+    for stripe in range(5):
+        machine.stripe_ready(stripe, 1, 0.0)
+    assert sends(machine.staged(0, node(0), 0, 20.0)) == [(0, node(0), 1)]
 
 
 def test_the_straggler_limit_of_a_single_lane_is_defined_before_any_answer() -> None:

@@ -60,7 +60,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Stuck:
-    """Fewer than k fragments can be had; `tried` says where each index was and what came of it."""
+    """Fewer than k fragments can be had; `tried` says where each of the others was and what came of it."""
 
     have: int
     need: int
@@ -205,7 +205,7 @@ class StripeRead:
             return effects
         if self._excuse():
             return [*effects, *self._decide(now)]
-        tried = {index: list(self._log.get(index, ())) for index in range(self.k + self.m)}
+        tried = {index: list(self._log.get(index, ())) for index in range(self.k + self.m) if index not in arrived}
         return [*effects, *self._finish(Stuck(len(arrived), self.k, tried))]
 
     def _columns(self, lo: int, hi: int) -> tuple[int, int]:

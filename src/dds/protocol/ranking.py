@@ -16,6 +16,7 @@ HEDGE_S_MIN: Final = 0.15
 HEDGE_S_MAX: Final = 4.0
 HEDGE_S_UNKNOWN: Final = 1.0  # before anything was measured
 HEDGE_FACTOR: Final = 2.5  # times the recent 95th percentile
+HEDGE_FACTOR_MIN: Final = 3.0  # times the recent median holds beyond HEDGE_S_MAX: our own link is slow, not the nodes
 RECENT_MAX: Final = 128
 COOL_DOWN_S_MIN: Final = 5.0
 COOL_DOWN_S_MAX: Final = 120.0
@@ -45,8 +46,9 @@ class NodeRanking:
         memory.pause_s, memory.avoid_until = 0.0, 0.0
         self._recent.append(seconds)
         if len(self._recent) >= 8:
-            p95 = sorted(self._recent)[len(self._recent) * 95 // 100]
-            self._hedge_s = min(max(HEDGE_FACTOR * p95, HEDGE_S_MIN), HEDGE_S_MAX)
+            in_order = sorted(self._recent)
+            median, p95 = in_order[len(in_order) // 2], in_order[len(in_order) * 95 // 100]
+            self._hedge_s = min(max(HEDGE_FACTOR * p95, HEDGE_S_MIN), max(HEDGE_FACTOR_MIN * median, HEDGE_S_MAX))
 
     def struck(self, node: NodeID, now: float) -> None:
         """A failure or a hedged request: left alone for a while, twice as long each time in a row.

@@ -28,6 +28,7 @@ from typing import Final
 from dds.primitives.ids import NodeID
 
 SENDS_PER_LANE_MAX: Final = 2
+PIPELINED_S_MAX: Final = 2.0  # where requests take longer, a second one in the same lane only makes both later
 STRAGGLER_FACTOR: Final = 6.0  # times the median of recent requests
 STRAGGLER_FACTOR_MIN: Final = 3.0  # holds beyond STRAGGLER_S_MAX, on a link so slow that every request takes longer
 STRAGGLER_S_MIN: Final = 1.5
@@ -244,7 +245,8 @@ class SegmentUpload:
         effects: list[Effect] = []
         if self._over:
             return effects
-        while (lane.waiting or lane.missed) and len(lane.flying) < SENDS_PER_LANE_MAX:
+        depth = SENDS_PER_LANE_MAX if self._recent and median(self._recent) < PIPELINED_S_MAX else 1
+        while (lane.waiting or lane.missed) and len(lane.flying) < depth:
             stripe = (lane.waiting or lane.missed).popleft()
             lane.flying[stripe] = now
             effects.append(Send(lane.index, lane.node, stripe))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final, assert_never
 
-from dds.primitives.ids import NodeID
+from dds.primitives.ids import ID_BYTES, NodeID
 from dds.protocol.download import Cancel, Effect, Fetch, Ready, StripeRead, Stuck, Wanted
 from dds.protocol.ranking import NodeRanking
 from dds.sim.clock import Clock, Timer
@@ -24,6 +24,7 @@ from dds.sim.nodes import Fault, Outcome, SimNode
 from dds.sim.upload_run import TICK_S, require
 
 READ_S_MAX: Final = 3600.0
+AT_HAND: Final = NodeID(b"\xff" * ID_BYTES)  # where bytes came from that are here already
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +55,15 @@ class Reader:
     def whole(self) -> list[Wanted]:
         return [Wanted(slot, 0, self.plan.slot_bytes) for slot in range(self.plan.k)]
 
-    def read(self, wanted: Sequence[Wanted]) -> ReadReport:
-        return StripeRun(self, wanted).run()
+    def read(self, wanted: Sequence[Wanted], at_hand: Sequence[tuple[int, int, int]] = ()) -> ReadReport:
+        """Read a stripe; `at_hand` are bytes (index, lo, hi) that earlier reads brought."""
+        return StripeRun(self, wanted, at_hand).run()
 
 
 class StripeRun:
     """One stripe's read; `run` plays it to its end."""
 
-    def __init__(self, reader: Reader, wanted: Sequence[Wanted]) -> None:
+    def __init__(self, reader: Reader, wanted: Sequence[Wanted], at_hand: Sequence[tuple[int, int, int]]) -> None:
         self._reader, self._wanted, self._plan = reader, wanted, reader.plan
         now = reader.clock.now
         avoided = {node for node in reader.nodes if reader.ranking.avoided(node, now)}
@@ -74,6 +76,11 @@ class StripeRun:
         self._good: set[int] = set()
         self._failed: set[tuple[int, NodeID]] = set()
         self._outcome: Ready | Stuck | None = None
+        for index, lo, hi in at_hand:
+            fetch = Fetch(self._machine.offer(index, AT_HAND, lo, hi), index, AT_HAND, lo, hi)
+            self._fetches[fetch.ticket] = fetch
+            self._good.add(fetch.ticket)
+        self._offered = len(at_hand)
 
     def run(self) -> ReadReport:
         clock = self._reader.clock
@@ -84,7 +91,7 @@ class StripeRun:
         assert self._outcome is not None
         for node in self._machine.slow_nodes():
             self._reader.ranking.struck(node, clock.now)
-        return ReadReport(self._outcome, clock.now - self._began, len(self._fetches))
+        return ReadReport(self._outcome, clock.now - self._began, len(self._fetches) - self._offered)
 
     # -- the host -------------------------------------------------------------------------------------------------------
 
@@ -186,12 +193,15 @@ class StripeRun:
         gone = {index for index in range(self._plan.k + self._plan.m) if self._is_gone(index)}
         require(self._plan.k + self._plan.m - len(gone) < self._plan.k, "stuck only when fewer than k can be had")
         require(stuck.have < stuck.need == self._plan.k, "stuck says how many are short")
+        require(gone <= stuck.tried.keys(), "stuck tells of everything that is gone")
         for index in gone:
             named = {node for node, _ in stuck.tried[index]}
             require(named == set(self._reader.holders.get(index, ())), "stuck names every holder of what is gone")
 
     def _is_gone(self, index: int) -> bool:
-        """Whether each holder of the index failed, and its fault excuses that."""
+        """Whether each holder of the index failed, its fault excuses that, and nothing of it came."""
+        if any(self._fetches[ticket].index == index for ticket in self._good):
+            return False
         holders = self._reader.holders.get(index, ())
         return all((index, node) in self._failed and self._reader.nodes[node].fault is not Fault.NONE for node in holders)
 
