@@ -136,7 +136,7 @@ def test_a_file_that_grew_sends_what_is_new(dds: Program, stored: str, large: Pa
     assert same_file(longer, out)
 
 
-def test_a_killed_put_is_no_obstacle_to_the_next_one(dds: Program, tmp_path: Path) -> None:
+def test_a_killed_put_is_resumed_by_the_next_one(dds: Program, tmp_path: Path) -> None:
     source = write_random(tmp_path / "source", 64 * MIB, seed=7)
     before = stored_bytes(dds)
     with dds.start("put", source) as process:
@@ -144,6 +144,7 @@ def test_a_killed_put_is_no_obstacle_to_the_next_one(dds: Program, tmp_path: Pat
         process.kill()
     told = dds.json("put", source)
     assert told["content"] == dds.text("cid", source)
+    assert told["sent_bytes"] < told["encoded_bytes"] - 8 * MIB  # what the nodes had already was not sent again
     out = tmp_path / "out"
     dds.run("get", told["content"], "-o", out)
     assert same_file(source, out)

@@ -166,6 +166,14 @@ def test_spares_break_no_rule_while_others_are_there() -> None:
     assert not taken & {by_id[node].subnet for node in drawn.spares}
 
 
+def test_spares_alone_can_be_drawn() -> None:
+    network = [a_node(i, i % 5, i // 2, i) for i in range(4)]
+    drawn = draw(network, 0, STANDARD, b"seed")
+    assert drawn.chosen == ()
+    assert set(drawn.spares) == {c.node_id for c in network}
+    assert draw([], 0, STANDARD, b"seed") == Draw((), (), ())
+
+
 def test_a_bend_says_what_is_at_risk() -> None:
     assert "its loss alone loses data" in Bend("region", 5, 16).describe(6)
     assert "leaves 2 more losses to survive" in Bend("operator", 2, 4).describe(6)

@@ -121,7 +121,7 @@ def _details(c: Candidate) -> tuple[str, str, str, int]:
 def _least_cap(pool: Sequence[Candidate], rule: str, n: int) -> int:
     """The least bound on this rule alone under which `n` of the pool can be chosen."""
     sizes = Counter(getattr(c, rule) for c in pool).values()
-    return next(cap for cap in range(1, n + 2) if sum(min(size, cap) for size in sizes) >= n)
+    return next(cap for cap in range(1, max(n, 1) + 1) if sum(min(size, cap) for size in sizes) >= n)
 
 
 class _Words:
