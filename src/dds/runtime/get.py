@@ -14,10 +14,10 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import BinaryIO, Final
 
 from dds.content.block import Ref
-from dds.content.events import Close, Data, Event, OpenDirectory, OpenFile, Symlink
+from dds.content.events import Data, OpenFile, Symlink
 from dds.content.events import Entry as DirectoryEntry
 from dds.content.reader import DagReader, list_directory, read_file, read_tree, resolve
 from dds.primitives.cid import CID, DAG_CBOR, cid_text, codec_of
@@ -31,6 +31,7 @@ from dds.runtime.resolver import Found, Resolver
 from dds.runtime.results import ContentStat, Entry, GetResult, HolderStat, Progress, SegmentStat
 from dds.runtime.segments import Segment
 from dds.runtime.tasks import gather_all
+from dds.runtime.write_behind import WriteBehind, Writer
 from dds.storage.sink import StreamWriter, TreeWriter
 from dds.wire.api import HoldingReply, HoldingRequest
 from dds.wire.manifest import Manifest
@@ -41,10 +42,6 @@ MANIFESTS_TRIED_MAX: Final = 4
 DESCRIBED_AT_ONCE: Final = 64
 HOLDING_TIMEOUT_S: Final = 3.0
 SMALL_REPLY_BYTES_MAX: Final = 64 << 10
-
-
-class Writer(Protocol):
-    def write(self, event: Event) -> None: ...
 
 
 @dataclass(slots=True)
@@ -176,17 +173,17 @@ class Reading:
         total = None if isinstance(writer, StreamWriter) else blocks.found.manifest.content_bytes
         if not isinstance(writer, StreamWriter):
             self._written = self._files = 0
-        async for event in drive(reader, blocks.fetch):
-            match event:
-                case Data(data):
-                    writer.write(event)
-                    self._written += len(data)
-                    self.progress(Progress("fetching", self._written, total))
-                case OpenFile() | Symlink():
-                    self._files += 1
-                    writer.write(event)
-                case OpenDirectory() | Close() | DirectoryEntry():
-                    writer.write(event)
+        async with WriteBehind(writer) as out:
+            async for event in drive(reader, blocks.fetch):
+                await out.write(event)
+                match event:
+                    case Data(data):
+                        self._written += len(data)
+                        self.progress(Progress("fetching", self._written, total))
+                    case OpenFile() | Symlink():
+                        self._files += 1
+                    case _:
+                        pass
 
     def _result(self) -> GetResult:
         return GetResult(

@@ -102,7 +102,7 @@ class SegmentSender:
             return
         if self._ticker is None:
             self._ticker = asyncio.create_task(self._tick())
-        self._spool.append(stripe)
+        await asyncio.to_thread(self._spool.append, stripe)  # a disk under load must not hold up what is being sent
         self._stripes[stripe.number] = stripe
         self._perform(self._machine.stripe_ready(stripe.number, len(stripe.fragments), self._now()))
         while len(self._stripes) >= WINDOW_STRIPES and not self._outcome.done():
@@ -198,7 +198,7 @@ class SegmentSender:
                 await self.network.client.put(node, path, fragment, timeout_s=STAGE_TIMEOUT_S)
                 self._count(len(fragment))
         except DDSError as error:
-            self._perform(self._machine.failed(index, node, failure_of(error), self._now()))
+            self._fail(index, node, error)
         else:
             self._perform(self._machine.staged(index, node, stripe, self._now()))
 
@@ -235,7 +235,7 @@ class SegmentSender:
             )
             receipt = self._check_receipt(reply.receipt, index, node)
         except DDSError as error:
-            self._perform(self._machine.failed(index, node, failure_of(error), self._now()))
+            self._fail(index, node, error)
             return
         self._count(sum(map(len, inline)))
         self._receipts[index] = receipt
@@ -261,6 +261,10 @@ class SegmentSender:
         if claim != due:
             raise IntegrityError("a receipt for something else than was sent", expected=str(due), actual=str(claim))
         return receipt
+
+    def _fail(self, index: int, node: NodeID, error: DDSError) -> None:
+        log.info("segment upload: %s failed for index %d: %s: %s", id_text(node), index, error.code, error.message)
+        self._perform(self._machine.failed(index, node, failure_of(error), self._now()))
 
     def _count(self, sent: int) -> None:
         self._sent_bytes += sent
