@@ -25,7 +25,7 @@ class Writer(Protocol):
 
 class WriteBehind:
     """`async with WriteBehind(writer) as out: await out.write(event)`. Leaving it writes what was handed over, also
-    after an error inside the block (that error goes on), so that what was taken has been written; only a cancellation drops it."""
+    after an error inside the block (which goes on), so that all that was taken is written; only a cancellation drops it."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
