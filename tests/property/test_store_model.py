@@ -10,7 +10,6 @@ from pathlib import Path
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from tests.store_kit import SMALL, Clock, content_of, fast_directory, let_pass, manifest_of, open_store, raw_of, segment_of
 
 from dds.primitives.errors import IntegrityError, NotFoundError
 from dds.primitives.ids import FragmentRoot
@@ -19,6 +18,7 @@ from dds.storage.fsck import fsck, rebuild_index
 from dds.storage.image import build_image
 from dds.storage.upkeep import Upkeep
 from dds.wire.api import MANIFESTS_PER_CONTENT_MAX
+from tests.store_kit import SMALL, Clock, content_of, fast_directory, let_pass, manifest_of, open_store, raw_of, segment_of
 
 TTL_MS, WINDOW_MS = 40, 60
 CONFIG = replace(SMALL, pack_bytes=10_000, packed_bytes_max=3000, staged_ttl_ms=TTL_MS, trash_window_ms=WINDOW_MS)
@@ -202,5 +202,5 @@ def _root(pick: int) -> FragmentRoot:
 
 TestStoreModel = StoreMachine.TestCase
 TestStoreModel.settings = settings(
-    max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=20, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -14,6 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from dds.primitives.errors import ConfigError, CorruptError, DDSError, DiskFullError, StorageError, UnsupportedVersion
+from dds.primitives.hashing import Buffer
+from dds.storage.fileops import FileOps
+from dds.storage.fragment_store import FragmentStore, StoreConfig
+from dds.storage.fsck import fsck
+from dds.storage.image import build_image
+from dds.storage.upkeep import Upkeep
 from tests.store_kit import (
     OWNER,
     SMALL,
@@ -26,14 +34,6 @@ from tests.store_kit import (
     segment_of,
     sweep_all,
 )
-
-from dds.primitives.errors import ConfigError, CorruptError, DDSError, DiskFullError, StorageError, UnsupportedVersion
-from dds.primitives.hashing import Buffer
-from dds.storage.fileops import FileOps
-from dds.storage.fragment_store import FragmentStore, StoreConfig
-from dds.storage.fsck import fsck
-from dds.storage.image import build_image
-from dds.storage.upkeep import Upkeep
 
 DATA = [content_of("first", 700), content_of("second", 9000), content_of("third", 1200)]
 SEGMENT = segment_of(DATA[:2])
