@@ -33,8 +33,8 @@ class Writer:
         root = Path(__file__).parents[2]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root, text=True)
 
-    def run_and_kill(self, seed: int, after_s: float) -> tuple[list[Op], list[Op]]:
-        """Let it write for a while, then SIGKILL. Returns what was acknowledged, and what was under way."""
+    def run_and_kill(self, seed: int, lines: int, after_s: float) -> tuple[list[Op], list[Op]]:
+        """SIGKILL it a moment after it has said `lines` lines. Returns what was acknowledged, and what was under way."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(f"{seed}\n")
@@ -42,7 +42,8 @@ class Writer:
         word, pid = self.process.stdout.readline().split()
         assert word == "child"
         killer = threading.Timer(after_s, os.kill, (int(pid), signal.SIGKILL))
-        killer.start()
+        if lines == 0:
+            killer.start()
         done: list[Op] = []
         under_way: dict[int, Op] = {}
         for line in self.process.stdout:
@@ -50,6 +51,9 @@ class Writer:
             assert word != "failed", rest
             if word == "dead":
                 break
+            lines -= 1
+            if lines == 0:
+                killer.start()
             op = json.loads(rest)
             if word == "intent":
                 under_way[op["thread"]] = op
@@ -118,7 +122,7 @@ def test_nothing_acknowledged_is_lost_when_the_writer_is_killed_hundreds_of_time
     known: Change = {}
     acknowledged = torn = 0
     for seed in range(KILLS):
-        done, under_way = writer.run_and_kill(seed, rng.uniform(0.001, 0.04))
+        done, under_way = writer.run_and_kill(seed, rng.choice([0, *range(1, 40)]), rng.uniform(0, 0.003))
         earlier = rng.sample(sorted(known), min(CHECKED_AGAIN, len(known)))
         new: Change = {}
         for op in done:
