@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from tests.store_kit import (
     Clock,
     compact_all,
     content_of,
+    fast_directory,
     let_pass,
     manifest_of,
     open_store,
@@ -37,6 +39,13 @@ from tests.store_kit import (
 )
 
 DAY_MS = 24 * 3600 * 1000
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """In memory where possible: these tests are about what is written, and sync a thousand times."""
+    with fast_directory(tmp_path) as name:
+        yield Path(name)
 
 
 @pytest.fixture
@@ -586,3 +595,21 @@ def test_a_fragment_never_replaces_one_with_more_trailing_zeros(store: FragmentS
     assert len(store.read(root)) == max(sizes) + 5
     assert store.index.totals["committed_bytes"] == max(sizes) + 5
     assert store.stats().committed_count == 1
+
+
+def test_a_file_to_be_unlinked_is_accounted_for_when_its_record_is_compacted_away(tmp_path: Path, clock: Clock) -> None:
+    path = tmp_path / "store"
+    with open_store(path, clock=clock) as store:
+        store.stage(UPLOAD, OWNER, content_of("doomed", 20 * KIB))
+        store.abort(UPLOAD, OWNER)
+    with open_store(path, clock=clock) as store:
+        store.stage_many(UPLOAD, OWNER, [content_of(number, 7000) for number in range(20)])
+        store.abort(UPLOAD, OWNER)
+        store.stage(UPLOAD, OWNER, content_of("next pack"))
+        assert compact_all(store) > 0
+    report = fsck(path)
+    assert report.clean, report.problems
+    assert report.space["overhead.condemned"] > 20 * KIB
+    with open_store(path, clock=clock) as store:
+        assert sweep_all(store) == (0, 0, 1)
+    assert fsck(path).space["overhead.condemned"] == 0

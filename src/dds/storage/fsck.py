@@ -151,6 +151,7 @@ class _Check:
         self._orphans: list[int] = []
         self._rotten: list[bytes] = []
         self._torn_bytes = 0
+        self._doomed: set[int] = set()  # files that the store's own index will unlink: their records may be compacted away
 
     def run(self) -> _Checked:
         own = self._copy_index()
@@ -184,6 +185,7 @@ class _Check:
                 self._report.problem("index", "the index is of another journal")
                 return None
             replay(own, self._log, Recovery())
+            self._doomed = _doomed(own)
             return own
         except (sqlite3.Error, IndexError, ValueError, TypeError) as error:
             self._report.problem("index", f"the index cannot be read: {error}")
@@ -228,7 +230,7 @@ class _Check:
         self._report.records, self._report.packs = self._found.replayed_records, len(self._log.sizes)
 
     def _check_fragments(self, true: Index) -> None:
-        counts = dict.fromkeys((state.name.lower() for state in State), 0)
+        counts = {state.name.lower(): 0 for state in State if state != State.UNNAMED}
         query = "SELECT root, size, home, place, length, state FROM fragments ORDER BY home, place"
         for root, *row in true.db.execute(query):
             place = Place(row[0], row[1], row[2], row[3], State(row[4]))
@@ -280,7 +282,7 @@ class _Check:
 
     def _check_files(self, true: Index, own_floor: int) -> None:
         known = dict(true.db.execute("SELECT id, length FROM files WHERE NOT doomed"))
-        doomed = {number for (number,) in true.db.execute("SELECT id FROM files WHERE doomed")}
+        doomed = _doomed(true) | self._doomed
         self._condemned_bytes = self._leftover_bytes = 0
         for number, size in self._files.listing():
             if number in known:
@@ -330,6 +332,10 @@ class _Check:
     def _note(self, kind: str, detail: str, **where: Any) -> None:
         if len(self._report.notes) < PROBLEMS_MAX:
             self._report.notes.append(Finding(kind, detail, where))
+
+
+def _doomed(index: Index) -> set[int]:
+    return {number for (number,) in index.db.execute("SELECT id FROM files WHERE doomed")}
 
 
 def _walk(path: Path) -> Iterator[Path]:

@@ -83,19 +83,6 @@ class _Head(NamedTuple):
     block_crcs: list[int]
 
 
-def peek(read: ReadAt) -> tuple[FragmentRoot, int] | None:
-    """Root and size of the image behind `read`, or None where there is no readable one."""
-    raw = read(HEAD_BYTES, 0)
-    if len(raw) < HEAD_BYTES or raw[:8] != MAGIC:
-        return None
-    _, root, size, _, _ = _HEAD.unpack(raw)
-    try:
-        _read_head(read, FragmentRoot(root), size)
-    except CorruptError:
-        return None
-    return FragmentRoot(root), size
-
-
 def _read_head(read: ReadAt, root: FragmentRoot, size: int) -> _Head:
     """The checked head and block table of the fragment that should be there."""
     raw = read(layout_of(size).leaves_at, 0)
