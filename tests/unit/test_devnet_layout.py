@@ -1,6 +1,9 @@
 """What a devnet looks like before anything runs: labels, ports, refusals."""
 
+import os
 import socket
+import subprocess
+import sys
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
@@ -10,6 +13,8 @@ import pytest
 from dds.primitives.errors import ConfigError, InputError
 from dds.runtime.devnet import Devnet, Shape, free_ports
 from dds.storage.home import ClientConfig, Home, load_node_config, write_client_config
+
+NAMES = ["node-10", "node-11"]
 
 
 class Refusing(Devnet):
@@ -74,6 +79,29 @@ def test_unknown_nodes_are_refused_by_name(devnet: Devnet) -> None:
     for act in (devnet.kill, devnet.start, devnet.pause, devnet.resume, devnet.stop):
         with pytest.raises(InputError, match="node-07"):
             act(["node-00", "node-07"])
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("dds devn", ["devnet"]),
+        ("dds devnet pa", ["pause"]),
+        ("dds put --ch", ["--chunker"]),
+        ("dds devnet kill node-1", NAMES),
+    ],
+)
+def test_the_shell_completes_commands_options_and_node_names(devnet: Devnet, words: str, offered: list[str]) -> None:
+    devnet.up(Shape(12, 1, 1))
+    asked = {"_DDS_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = subprocess.run(
+        [sys.executable, "-m", "dds.apps.cli.main"],
+        env={**os.environ, **asked, "DDS_HOME": str(devnet.home.root)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert (done.stdout.split(), done.stderr) == (offered, "")
 
 
 def test_ports_are_distinct_free_for_both_protocols_and_not_ephemeral() -> None:

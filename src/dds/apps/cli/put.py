@@ -86,9 +86,9 @@ def summary(result: PutResult) -> list[str]:
         )
     if result.reused_bytes:
         lines.append(f"{human_bytes(result.reused_bytes)} was on the network already and was not sent again")
-    repeated = result.dag_bytes - result.unique_bytes
-    squeezed = result.unique_bytes - result.stored_bytes
-    if repeated > 0 or squeezed > 0:
-        lines.append(f"saved {human_bytes(max(0, repeated))} by deduplication, {human_bytes(max(0, squeezed))} by compression")
+    repeated = max(0, result.dag_bytes - result.unique_bytes)
+    squeezed = max(0, result.unique_bytes - result.reused_bytes - result.stored_bytes)
+    if repeated or squeezed:
+        lines.append(f"saved {human_bytes(repeated)} by deduplication, {human_bytes(squeezed)} by compression")
     lines.append(f"sent {human_bytes(result.sent_bytes)}")
     return lines + [f"note: {note}" for note in result.notes]
