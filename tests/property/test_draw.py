@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from dds.placement.draw import WEIGHT_MAX, Bend, Candidate, Draw, Rules, draw
 from dds.primitives.errors import NotEnoughNodes
 from dds.primitives.ids import NodeID
+from tests.vectors.draw_oracle import Oracle
 
 STANDARD = Rules.for_loss_tolerance(6)  # 10 + 6: 5 a region, 2 an operator, 1 a subnet
 
@@ -89,6 +90,28 @@ def test_one_rule_alone_bends_only_when_it_must_and_no_more_than_it_must(m: int,
     drawn = draw(network, 8, rules, seed)
     expected = () if needed <= rules.per_region else (Bend("region", rules.per_region, needed),)
     assert drawn.bends == expected
+
+
+@given(networks.filter(lambda each: len(each) >= 7), st.integers(5, 7), st.binary(max_size=8), st.integers(2, 8))
+@settings(max_examples=60)
+def test_the_specification_followed_to_the_letter_gives_the_same_draw(
+    network: list[Candidate], n: int, seed: bytes, m: int
+) -> None:
+    agree(network, n, Rules.for_loss_tolerance(m), seed)
+
+
+def test_the_specification_gives_the_same_draw_in_tight_networks() -> None:
+    rng = Random(4)
+    for number in range(25):
+        agree(tight(rng, STANDARD, 16), 16, STANDARD, b"%d" % number)
+
+
+def agree(network: list[Candidate], n: int, rules: Rules, seed: bytes) -> None:
+    limits = {"subnet": rules.per_subnet, "operator": rules.per_operator, "region": rules.per_region}
+    chosen, spares = Oracle(network, n, limits, seed).draw(8)
+    drawn = draw(network, n, rules, seed)
+    assert drawn.chosen == tuple(c.node_id for c in chosen)
+    assert drawn.spares == tuple(c.node_id for c in spares)
 
 
 def tight(rng: Random, rules: Rules, n: int) -> list[Candidate]:

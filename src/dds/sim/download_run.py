@@ -190,7 +190,9 @@ class StripeRun:
         require(ticket in self._good and fetch.lo <= lo and hi <= fetch.hi, "only whole, good arrivals count")
 
     def _check_stuck(self, stuck: Stuck) -> None:
-        gone = {index for index in range(self._plan.k + self._plan.m) if self._is_gone(index)}
+        lacking = [want for want in self._wanted if not self._came(want.slot, want.lo, want.hi)]
+        lo, hi = min(want.lo for want in lacking), max(want.hi for want in lacking)
+        gone = {i for i in range(self._plan.k + self._plan.m) if self._failed_everywhere(i) and not self._came(i, lo, hi)}
         require(self._plan.k + self._plan.m - len(gone) < self._plan.k, "stuck only when fewer than k can be had")
         require(stuck.have < stuck.need == self._plan.k, "stuck says how many are short")
         require(gone <= stuck.tried.keys(), "stuck tells of everything that is gone")
@@ -198,10 +200,12 @@ class StripeRun:
             named = {node for node, _ in stuck.tried[index]}
             require(named == set(self._reader.holders.get(index, ())), "stuck names every holder of what is gone")
 
-    def _is_gone(self, index: int) -> bool:
-        """Whether each holder of the index failed, its fault excuses that, and nothing of it came."""
-        if any(self._fetches[ticket].index == index for ticket in self._good):
-            return False
+    def _came(self, index: int, lo: int, hi: int) -> bool:
+        fetches = [self._fetches[ticket] for ticket in self._good]
+        return any(f.index == index and f.lo <= lo and hi <= f.hi for f in fetches)
+
+    def _failed_everywhere(self, index: int) -> bool:
+        """Whether each holder of the index failed, and its fault excuses that."""
         holders = self._reader.holders.get(index, ())
         return all((index, node) in self._failed and self._reader.nodes[node].fault is not Fault.NONE for node in holders)
 

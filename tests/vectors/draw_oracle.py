@@ -1,0 +1,131 @@
+"""The draw as docs/spec/placement.md describes it, the plain way; shares only its input type with the code under test."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+
+from dds.placement.draw import Candidate
+
+LABELS = ("subnet", "operator", "region")
+
+
+def words_below(seed: bytes) -> Iterator[Callable[[int], int]]:
+    count = 0
+    while True:
+        count += 1
+
+        def below(bound: int, number: int = count) -> int:
+            for j in range(1000):
+                digest = hashlib.sha256(seed + number.to_bytes(8, "big") + j.to_bytes(8, "big")).digest()
+                for at in (0, 8, 16, 24):
+                    word = int.from_bytes(digest[at : at + 8], "big")
+                    if word < 2**64 - 2**64 % bound:
+                        return word % bound
+            raise AssertionError("a thousand digests without a fair word")
+
+        yield below
+
+
+def entry_at(entries: list[Candidate], mark: int) -> Candidate:
+    for entry in entries:
+        mark -= entry.weight
+        if mark < 0:
+            return entry
+    raise AssertionError("the mark lies beyond the list")
+
+
+def fits(entry: Candidate, held: list[Candidate], limits: dict[str, int]) -> bool:
+    counts = {label: sum(getattr(h, label) == getattr(entry, label) for h in held) for label in LABELS}
+    return entry not in held and all(counts[label] < limits[label] for label in LABELS)
+
+
+def first_of_each(entries: list[Candidate], most: int) -> list[Candidate]:
+    kept: list[Candidate] = []
+    for entry in entries:
+        if sum((k.operator, k.region) == (entry.operator, entry.region) for k in kept) < most:
+            kept.append(entry)
+    return kept
+
+
+class Oracle:
+    """Candidates with distinct ids and weights within bounds."""
+
+    def __init__(self, candidates: list[Candidate], n: int, limits: dict[str, int], seed: bytes) -> None:
+        self.full = sorted(candidates, key=lambda c: c.node_id)
+        self.left = self.full
+        self.n, self.words = n, words_below(seed)
+        self.limits = {label: self.least(label, limits[label]) for label in LABELS}
+
+    def least(self, label: str, limit: int) -> int:
+        names = [getattr(c, label) for c in self.full]
+        while sum(min(names.count(name), limit) for name in set(names)) < self.n:
+            limit += 1
+        return limit
+
+    def point(self) -> Candidate:
+        return entry_at(self.left, next(self.words)(sum(c.weight for c in self.left)))
+
+    def pick(self, allowed: Callable[[Candidate], bool]) -> Candidate | None:
+        for _ in range(16):
+            if self.left and allowed(entry := self.point()):
+                return entry
+        self.left = [c for c in self.left if allowed(c)]
+        return self.point() if self.left else None
+
+    def exchange(self, picked: list[Candidate]) -> bool:
+        for at in range(len(picked)):
+            others = picked[:at] + picked[at + 1 :]
+            near = [c for c in first_of_each(self.full, 8) if c != picked[at] and fits(c, others, self.limits)]
+            near = first_of_each(near, 3)
+            for first in near:
+                for second in near:
+                    if fits(second, [*others, first], self.limits):
+                        picked[at] = first
+                        picked.append(second)
+                        return True
+        return False
+
+    def fill(self, picked: list[Candidate]) -> bool:
+        self.left = self.full
+        while len(picked) < self.n:
+            entry = self.pick(lambda c: fits(c, picked, self.limits))
+            if entry:
+                picked.append(entry)
+            elif self.exchange(picked):
+                self.left = self.full
+            else:
+                return False
+        return True
+
+    def relax(self, picked: list[Candidate]) -> None:
+        for label in LABELS:
+            raised = {**self.limits, label: self.limits[label] + 1}
+            if any(fits(c, picked, raised) for c in self.full):
+                self.limits = raised
+                return
+        self.limits = {label: limit + 1 for label, limit in self.limits.items()}
+
+    def chosen(self) -> list[Candidate]:
+        furthest: list[Candidate] = []
+        for _ in range(16):
+            picked: list[Candidate] = []
+            if self.fill(picked):
+                return picked
+            if len(picked) > len(furthest):
+                furthest = picked
+        while not self.fill(furthest):
+            self.relax(furthest)
+        return furthest
+
+    def draw(self, spares: int) -> tuple[list[Candidate], list[Candidate]]:
+        chosen = self.chosen()
+        rest: list[Candidate] = []
+        for whoever in (False, True):
+            self.left = self.full
+            while len(rest) < spares:
+                entry = self.pick(lambda c: c not in chosen + rest and (whoever or fits(c, chosen, self.limits)))  # noqa: B023
+                if not entry:
+                    break
+                rest.append(entry)
+        return chosen, rest
