@@ -41,6 +41,7 @@ TICK_S: Final = 0.1
 STAGE_TIMEOUT_S: Final = 30.0
 COMMIT_TIMEOUT_S: Final = 30.0
 CONTROL_TIMEOUT_S: Final = 5.0
+BUSY_STATUS: Final = 503  # it has more to do than it can hold just now: come back later
 REPLY_BYTES_MAX: Final = 64 << 10
 
 
@@ -285,9 +286,9 @@ class SegmentSender:
 def failure_of(error: DDSError) -> Failure:
     """What a failed request means for the node's lane."""
     match error:
-        case PeerRefused():
+        case PeerRefused() if error.status != BUSY_STATUS:
             return Failure.REFUSED
-        case PeerTimeout():
+        case PeerTimeout() | PeerRefused():
             return Failure.SLOW
         case PeerUnreachable():
             return Failure.UNREACHABLE
