@@ -197,7 +197,7 @@ class Side:
         cpu_s, began_s = self._cpu_now_s(), time.perf_counter()
         await asyncio.gather(*(worker() for _ in range(CONCURRENT)))
         cpu_s, took_s = self._cpu_now_s() - cpu_s, time.perf_counter() - began_s
-        return Figure(self.name, method, size, cpu_s / moved_bytes * GIB, moved_bytes / MIB / took_s)
+        return Figure(self.name, method, size, cpu_s / max(moved_bytes, 1) * GIB, moved_bytes / MIB / took_s)
 
 
 async def compare(sides: list[Side], seconds: float) -> list[Figure]:

@@ -21,6 +21,7 @@ from dds.runtime.put import Put
 from dds.runtime.results import ContentStat, Entry, GetResult, Progress, PutOptions, PutResult
 from dds.storage.catalog import Catalog
 from dds.storage.home import Home
+from dds.transport.heap import CLIENT_KEPT_BYTES, CLIENT_MAPPED_BYTES_MIN, keep_freed_memory
 
 
 def _silent(progress: Progress) -> None:
@@ -96,6 +97,7 @@ async def open_client(home: Home) -> AsyncIterator[Client]:
         ConfigError: the home is not set up. UnavailableError: no bootstrap node answers.
     """
     config, key = home.client_config(), home.identity()
+    keep_freed_memory(CLIENT_KEPT_BYTES, CLIENT_MAPPED_BYTES_MIN)
     catalog = await asyncio.to_thread(Catalog, home.catalog_file)
     try:
         async with open_network(key, config) as network:

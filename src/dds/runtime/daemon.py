@@ -38,7 +38,9 @@ def serve(root: Path, ready: Callable[[], None]) -> int:
         import uvloop
 
         from dds.runtime.node import run_node
+        from dds.transport.heap import keep_freed_memory
 
+        keep_freed_memory()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run_node(config, root, ready=ready))
     except DDSError as error:

@@ -20,10 +20,12 @@ _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 KEPT_BYTES: Final = 16 * MIB  # free memory that a process keeps at the top of its heap
 MAPPED_BYTES_MIN: Final = 4 * MIB  # larger allocations come from the kernel and go back to it
+CLIENT_KEPT_BYTES: Final = 48 * MIB  # a client holds whole stripes: the same, at their size
+CLIENT_MAPPED_BYTES_MIN: Final = 32 * MIB
 
 
-def keep_freed_memory() -> bool:
-    """Let this process keep up to `KEPT_BYTES` of freed memory. Call once, at the start of a daemon or a bulk transfer.
+def keep_freed_memory(kept_bytes: int = KEPT_BYTES, mapped_bytes_min: int = MAPPED_BYTES_MIN) -> bool:
+    """Let this process keep up to `kept_bytes` of freed memory. Call once, at the start of a daemon or a bulk transfer.
 
     False where the C library is not glibc; nothing is changed then.
     """
@@ -33,4 +35,4 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    return bool(mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES) and mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES_MIN))
+    return bool(mallopt(_M_TRIM_THRESHOLD, kept_bytes) and mallopt(_M_MMAP_THRESHOLD, mapped_bytes_min))
