@@ -32,6 +32,7 @@ from dds.transport.bandwidth import PIECE_BYTES, Bandwidth
 from dds.transport.bodies import JOIN_BYTES_MAX, read_sized
 from dds.transport.certificate import host_name, parse_host_name
 from dds.transport.limits import ERROR_BODY_BYTES_MAX, HEADER_LINE_BYTES_MAX, ClientLimits, Traffic
+from dds.transport.loop_faults import ignore_closed_connections
 from dds.transport.routes import NETWORK_HEADER, OCTETS
 from dds.transport.tls import client_context
 from dds.wire.api import ErrorReply
@@ -112,6 +113,7 @@ class PeerClient:
         self._key = key
 
     async def __aenter__(self) -> Self:
+        ignore_closed_connections(asyncio.get_running_loop())
         limits = self._limits
         connector = aiohttp.TCPConnector(
             ssl=client_context(self._key),
