@@ -284,7 +284,7 @@ class _StripeHost:
             data = await self._network.client.get(
                 fetch.node,
                 f"/v1/fragments/{record.root.hex()}",
-                range=None if (fetch.lo, fetch.hi) == (0, record.size) else (fetch.lo, fetch.hi),
+                range=(fetch.lo, fetch.hi),  # also for all of it: a root does not bind zeros behind the end
                 max_bytes=fetch.hi - fetch.lo,
                 timeout_s=FETCH_TIMEOUT_S,
             )

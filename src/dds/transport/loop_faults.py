@@ -1,6 +1,6 @@
 """What the event loop reports of connections that are gone already, kept out of people's sight.
 
-uvloop's TLS layer reports "Fatal error on SSL protocol" with a RuntimeError "the handler is closed" when bytes that were decrypted
+uvloop's TLS layer reports "Fatal error on SSL protocol" with a RuntimeError "the handler is closed" when bytes that arrive
 after a request was cancelled find their connection closed. Nothing is lost: whoever waited was told, and the connection is
 gone, as it should be. Every other report goes where it went before.
 """
