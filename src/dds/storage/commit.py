@@ -6,7 +6,6 @@ is there whole or not at all. The encoding record and the manifest are the calle
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,6 +13,7 @@ from dds.primitives.cid import CID
 from dds.primitives.errors import InputError, IntegrityError, LimitError, NotFoundError
 from dds.primitives.ids import FragmentRoot, PublisherID, SegmentID, SegmentRoot
 from dds.primitives.units import MIB
+from dds.storage.checksum import crc32
 from dds.storage.image import Image
 from dds.storage.index import Index
 from dds.storage.journal import DropManifest, Encoding, Hold, Manifest
@@ -129,14 +129,14 @@ class CommitPlan:
         if self.segment_root not in roots and len(roots) >= ENCODINGS_PER_SEGMENT_MAX:
             raise LimitError(f"segment {self.segment.hex()[:16]} has {len(roots)} encodings here already")
         at = draft.add_blob(self.encoding_raw)
-        crc = zlib.crc32(self.encoding_raw)
+        crc = crc32(self.encoding_raw)
         draft.operations.append(Encoding(self.segment, self.segment_root, at, len(self.encoding_raw), crc))
 
 
 def manifest_ops(index: Index, manifest: ManifestNote, draft: Draft[T]) -> bool:
     """Add what keeps a manifest, if it is to be kept; whether it is held afterwards."""
     rows = index.manifest_rows(manifest.cid)
-    crc = zlib.crc32(manifest.raw)
+    crc = crc32(manifest.raw)
     for publisher, created_ms, blob in rows:
         if publisher == manifest.publisher and created_ms >= manifest.created_ms:
             return created_ms == manifest.created_ms and (blob.crc, blob.length) == (crc, len(manifest.raw))

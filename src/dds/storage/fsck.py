@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
-import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from typing import Any
 from dds.primitives.errors import CorruptError
 from dds.primitives.ids import FragmentRoot
 from dds.storage import image as images
+from dds.storage.checksum import crc32
 from dds.storage.fileops import FileOps, disk_errors
 from dds.storage.fragment_files import FragmentFiles
 from dds.storage.fragment_store import FragmentStore, StoreConfig
@@ -266,7 +266,7 @@ class _Check:
             for key, *row in true.db.execute(query):
                 blob = Blob(*row)
                 raw = self._log.read(blob.pack, blob.length, blob.at)
-                if len(raw) != blob.length or zlib.crc32(raw) != blob.crc:
+                if len(raw) != blob.length or crc32(raw) != blob.crc:
                     self._report.problem(kind, "fails its checksum", key=key.hex(), pack=blob.pack, offset=blob.at)
 
     def _check_holds(self, true: Index) -> None:

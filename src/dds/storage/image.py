@@ -13,7 +13,6 @@ fragment. A CRC finds what a disk did by accident; against an adversary stands t
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,6 +22,7 @@ from dds.primitives.hashing import Buffer
 from dds.primitives.ids import FragmentRoot
 from dds.primitives.merkle import leaf_hashes, node_hash, root_of
 from dds.primitives.units import KIB, LEAF_BYTES
+from dds.storage.checksum import crc32
 
 MAGIC = b"DDSFRAG1"
 BLOCK_BYTES = 64 * KIB
@@ -68,14 +68,14 @@ def build_image(data: Buffer) -> Image:
     root = FragmentRoot(root_of(hashes))
     leaves = b"".join(hashes)
     blocks = b"".join(crc.to_bytes(4, "big") for crc in _block_crcs(raw))
-    head = _HEAD.pack(MAGIC, root, len(raw), zlib.crc32(leaves), 0)[:_HEAD_UNSUMMED]
-    summed = zlib.crc32(blocks, zlib.crc32(head)).to_bytes(4, "big")
+    head = _HEAD.pack(MAGIC, root, len(raw), crc32(leaves), 0)[:_HEAD_UNSUMMED]
+    summed = crc32(blocks, crc32(head)).to_bytes(4, "big")
     return Image(root, b"".join((head, summed, blocks, leaves)), raw)
 
 
 def _block_crcs(raw: Buffer) -> list[int]:
     view = memoryview(raw)
-    return [zlib.crc32(view[at : at + BLOCK_BYTES]) for at in range(0, len(view), BLOCK_BYTES)]
+    return [crc32(view[at : at + BLOCK_BYTES]) for at in range(0, len(view), BLOCK_BYTES)]
 
 
 class _Head(NamedTuple):
@@ -90,7 +90,7 @@ def _read_head(read: ReadAt, root: FragmentRoot, size: int) -> _Head:
         raise corrupt(root, "its image is cut short")
     magic, found, found_size, leaves_crc, summed = _HEAD.unpack_from(raw)
     body = memoryview(raw)
-    if magic != MAGIC or zlib.crc32(body[HEAD_BYTES:], zlib.crc32(body[:_HEAD_UNSUMMED])) != summed:
+    if magic != MAGIC or crc32(body[HEAD_BYTES:], crc32(body[:_HEAD_UNSUMMED])) != summed:
         raise corrupt(root, "its head fails its checksum")
     if found != root or found_size != size:
         raise corrupt(root, "another fragment lies in its place")
@@ -127,7 +127,7 @@ def read_leaf_hashes(read: ReadAt, root: FragmentRoot, size: int) -> list[bytes]
     head = _read_head(read, root, size)
     where = layout_of(size)
     raw = read(where.data_at - where.leaves_at, where.leaves_at)
-    if len(raw) != where.data_at - where.leaves_at or zlib.crc32(raw) != head.leaves_crc:
+    if len(raw) != where.data_at - where.leaves_at or crc32(raw) != head.leaves_crc:
         raise corrupt(root, "its leaf hashes fail their checksum")
     return [raw[at : at + HASH_BYTES] for at in range(0, len(raw), HASH_BYTES)]
 

@@ -8,7 +8,6 @@ This module is pure; `packs` frames records, `index` applies them.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Union
 
@@ -18,6 +17,7 @@ from dds.primitives.errors import CorruptError, FormatError
 from dds.primitives.ids import FragmentRoot
 from dds.primitives.units import MIB
 from dds.storage import image
+from dds.storage.checksum import crc32
 
 META_BYTES_MAX = 4 * MIB
 BODY_BYTES_MAX = 32 * MIB
@@ -152,7 +152,7 @@ def blob_faults(operations: list[Op], read: Callable[[int, int], bytes]) -> Iter
                 fault = _image_fault(op, read)
             case Encoding() | Manifest():
                 raw = read(op.length, op.at)
-                fault = None if len(raw) == op.length and zlib.crc32(raw) == op.crc else "fails its checksum"
+                fault = None if len(raw) == op.length and crc32(raw) == op.crc else "fails its checksum"
             case _:
                 fault = None
         if fault is not None:

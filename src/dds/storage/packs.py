@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import re
 import struct
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from pathlib import Path
 from dds.primitives.errors import FormatError, LimitError, StorageError
 from dds.primitives.hashing import Buffer
 from dds.primitives.units import MIB
+from dds.storage.checksum import crc32
 from dds.storage.fileops import FileOps
 from dds.storage.journal import BODY_BYTES_MAX, META_BYTES_MAX, Op, blob_faults, decode_ops, encode_ops
 
@@ -148,7 +148,7 @@ class PackLog:
         head = _PACK_HEAD.pack(_PACK_MAGIC, self.salt, number, 0)[:-4]
         fd = self._ops.create(self.path(number))
         try:
-            self._ops.write(fd, [head, zlib.crc32(head).to_bytes(4, "big")], 0)
+            self._ops.write(fd, [head, crc32(head).to_bytes(4, "big")], 0)
             self._ops.sync(fd)
             self._ops.sync_directory(self.directory)
         except OSError:
@@ -174,9 +174,9 @@ class PackLog:
         body_bytes = sum(len(blob) for blob in blobs)
         if len(meta) > META_BYTES_MAX or body_bytes > BODY_BYTES_MAX:
             raise LimitError(f"a journal record of {len(meta)} + {body_bytes} bytes is too large")
-        head = _RECORD_HEAD.pack(self.salt, at, len(meta), body_bytes, self.end, zlib.crc32(meta), 0)[:-4]
+        head = _RECORD_HEAD.pack(self.salt, at, len(meta), body_bytes, self.end, crc32(meta), 0)[:-4]
         body_at = at + RECORD_HEAD_BYTES + len(meta)
-        return Framed(at, body_at, body_at + body_bytes, [head, zlib.crc32(head).to_bytes(4, "big"), meta, *blobs])
+        return Framed(at, body_at, body_at + body_bytes, [head, crc32(head).to_bytes(4, "big"), meta, *blobs])
 
     def append(self, records: list[Framed], directories: Iterable[Path] = ()) -> None:
         """Sync the directories of files which the records name, then write the records end to end and sync once.
@@ -217,13 +217,13 @@ class PackLog:
         try:
             if hole.offset == 0:
                 head = _PACK_HEAD.pack(_PACK_MAGIC, self.salt, hole.pack, 0)[:-4]
-                self._ops.write(fd, [head, zlib.crc32(head).to_bytes(4, "big")], 0)
+                self._ops.write(fd, [head, crc32(head).to_bytes(4, "big")], 0)
             else:
                 meta, length = encode_ops([]), min(hole.end, self.sizes[hole.pack]) - hole.offset
                 body = length - RECORD_HEAD_BYTES - len(meta)
-                head = _RECORD_HEAD.pack(self.salt, hole.offset, len(meta), max(0, body), 0, zlib.crc32(meta), 0)[:-4]
+                head = _RECORD_HEAD.pack(self.salt, hole.offset, len(meta), max(0, body), 0, crc32(meta), 0)[:-4]
                 if body >= 0:
-                    self._ops.write(fd, [head, zlib.crc32(head).to_bytes(4, "big"), meta], hole.offset)
+                    self._ops.write(fd, [head, crc32(head).to_bytes(4, "big"), meta], hole.offset)
                 else:
                     self._ops.truncate(fd, hole.offset)
             self._ops.sync(fd)
@@ -281,7 +281,7 @@ class PackLog:
 def _pack_head_is_sound(raw: bytes, salt: bytes, number: int) -> bool:
     if len(raw) != PACK_HEAD_BYTES:
         return False
-    return raw == _PACK_HEAD.pack(_PACK_MAGIC, salt, number, zlib.crc32(raw[:-4]))
+    return raw == _PACK_HEAD.pack(_PACK_MAGIC, salt, number, crc32(raw[:-4]))
 
 
 class _Scanner:
@@ -320,10 +320,10 @@ class _Scanner:
             return None
         _, own, meta_bytes, body_bytes, durable, meta_crc, head_crc = _RECORD_HEAD.unpack(raw)
         end = at + RECORD_HEAD_BYTES + meta_bytes + body_bytes
-        if zlib.crc32(raw[:-4]) != head_crc or own != at or meta_bytes > META_BYTES_MAX or end > self._size:
+        if crc32(raw[:-4]) != head_crc or own != at or meta_bytes > META_BYTES_MAX or end > self._size:
             return None
         meta = self._ops.read(self._fd, meta_bytes, at + RECORD_HEAD_BYTES)
-        if len(meta) != meta_bytes or zlib.crc32(meta) != meta_crc:
+        if len(meta) != meta_bytes or crc32(meta) != meta_crc:
             return None
         try:
             operations = decode_ops(meta)

@@ -7,7 +7,6 @@ and look a fragment up again when compaction or a replacement has moved it in be
 from __future__ import annotations
 
 import threading
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
@@ -17,6 +16,7 @@ from dds.primitives.errors import CorruptError, InputError, NotFoundError
 from dds.primitives.ids import FragmentRoot, SegmentID, SegmentRoot
 from dds.primitives.units import LEAF_BYTES
 from dds.storage import image as images
+from dds.storage.checksum import crc32
 from dds.storage.fileops import FileOps, disk_errors
 from dds.storage.fragment_files import FragmentFiles
 from dds.storage.image import ReadAt
@@ -196,7 +196,7 @@ class FragmentReader:
 
     def _blob(self, blob: Blob, what: str) -> bytes:
         raw = self.log.read(blob.pack, blob.length, blob.at)
-        if len(raw) != blob.length or zlib.crc32(raw) != blob.crc:
+        if len(raw) != blob.length or crc32(raw) != blob.crc:
             raise CorruptError(f"{what} is damaged at rest", pack=blob.pack, offset=blob.at)
         return raw
 

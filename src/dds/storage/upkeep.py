@@ -11,13 +11,13 @@ Source: the cleaner of Rosenblum and Ousterhout's log-structured file system (19
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 
 from dds.primitives.errors import CorruptError
 from dds.primitives.ids import FragmentRoot, SegmentID, SegmentRoot
 from dds.primitives.units import MIB
 from dds.storage import image as images
+from dds.storage.checksum import crc32
 from dds.storage.fileops import disk_errors
 from dds.storage.fragment_store import FragmentStore
 from dds.storage.index import OWN_FILE, Blob, Index
@@ -257,7 +257,7 @@ class Upkeep:
             raw = self._store.log.read(blob.pack, blob.length, blob.at)
         except FileNotFoundError:  # compaction moved it: it was read a moment ago
             return key, blob.length, None
-        sound = len(raw) == blob.length and zlib.crc32(raw) == blob.crc
+        sound = len(raw) == blob.length and crc32(raw) == blob.crc
         return key, blob.length, None if sound else Problem(kind, key, "fails its checksum")
 
     def _scrub_fragment(self, root: FragmentRoot, size: int) -> tuple[bytes, int, Problem | None]:
