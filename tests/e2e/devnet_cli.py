@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from dds.runtime import processes
+from dds.runtime.devnet_guard import guard
 
 COMMAND = (sys.executable, "-m", "dds.apps.cli.main")
 TIMEOUT_S = 180
@@ -77,12 +78,12 @@ class Program:
 def running_devnet(home: Path, *options: str) -> Iterator[Program]:
     """A devnet that is gone, process by process, when this ends."""
     program = Program(home)
-    try:
+    with guard(home):
         program.run("devnet", "up", *options)
         yield program
-    finally:
+        nodes = list((home / "devnet" / "nodes").iterdir())
         program.run("devnet", "down", "--purge")
-        assert processes.find((home / "devnet" / "nodes").glob("*")) == {}
+        assert processes.find(nodes) == {}
 
 
 def wait_until(condition: Callable[[], bool], *, timeout_s: float = 60) -> None:

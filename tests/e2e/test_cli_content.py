@@ -11,6 +11,7 @@ import pytest
 from dds.primitives.cid import cid_of, cid_text
 from dds.runtime import processes
 from dds.runtime.devnet import free_ports
+from dds.runtime.devnet_guard import guard
 from tests.e2e.devnet_cli import COMMAND, Program, running_devnet, wait_until, write_random
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("cli-content")]
@@ -189,31 +190,35 @@ def test_node_commands_work_on_a_node_of_the_devnet(dds: Program) -> None:
     dds.run("devnet", "start", "node-05")
 
 
-def test_down_finds_the_nodes_of_a_starter_that_was_killed(tmp_path: Path) -> None:
-    program = Program(tmp_path / "home")
-    nodes = program.home / "devnet" / "nodes"
-    with subprocess.Popen([*COMMAND, "devnet", "up", "--nodes", "4"], env=program.environment) as starter:
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Program]:
+    """A home of the test's own, without a devnet yet."""
+    with guard(tmp_path / "home"):
+        yield Program(tmp_path / "home")
+
+
+def test_down_finds_the_nodes_of_a_starter_that_was_killed(own: Program) -> None:
+    nodes = own.home / "devnet" / "nodes"
+    with subprocess.Popen([*COMMAND, "devnet", "up", "--nodes", "4"], env=own.environment) as starter:
         wait_until(lambda: nodes.is_dir() and bool(processes.find(nodes.iterdir())))
         starter.kill()
-    assert program.json("devnet", "down")["stopped"] > 0
+    assert own.json("devnet", "down")["stopped"] > 0
     assert processes.find(nodes.iterdir()) == {}
-    assert program.json("devnet", "down")["stopped"] == 0
-    assert len(program.json("devnet", "up")["nodes"]) == 4  # what the broken start laid out still holds
-    assert program.json("devnet", "down", "--purge")["stopped"] == 4
-    assert not (program.home / "config.toml").exists()
+    assert own.json("devnet", "down")["stopped"] == 0
+    assert len(own.json("devnet", "up")["nodes"]) == 4  # what the broken start laid out still holds
+    assert own.json("devnet", "down", "--purge")["stopped"] == 4
+    assert not (own.home / "config.toml").exists()
 
 
-def test_a_node_that_cannot_start_takes_the_whole_network_down(tmp_path: Path) -> None:
-    program = Program(tmp_path / "home")
-    program.run("devnet", "up", "--nodes", "3")
-    host, _, port = program.nodes()[1]["address"].rpartition(":")
-    program.run("devnet", "down")
+def test_a_node_that_cannot_start_takes_the_whole_network_down(own: Program) -> None:
+    own.run("devnet", "up", "--nodes", "3")
+    host, _, port = own.nodes()[1]["address"].rpartition(":")
+    own.run("devnet", "down")
     with socket.socket() as squatter:
-        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the node's own connections may still linger
         squatter.bind((host, int(port)))
         squatter.listen()
-        assert b"node-01 did not start" in program.run("devnet", "up", code=4).stderr
-        assert processes.find((program.home / "devnet" / "nodes").iterdir()) == {}
+        assert b"node-01 did not start" in own.run("devnet", "up", code=4).stderr
+        assert processes.find((own.home / "devnet" / "nodes").iterdir()) == {}
 
 
 def test_dds_node_run_serves_until_it_is_asked_to_stop(tmp_path: Path) -> None:
@@ -221,9 +226,12 @@ def test_dds_node_run_serves_until_it_is_asked_to_stop(tmp_path: Path) -> None:
     port, dht_port = free_ports(2)
     program.run("node", "init", "--network", "alone", "--port", port, "--dht-port", dht_port)
     with program.start("node", "run") as process:
-        wait_until((program.home / "node" / "state.json").exists)
-        told = program.json("node", "status")
-        assert (told["state"], told["pid"]) == ("running", process.pid)
-        process.terminate()
-        assert process.wait(30) == 0
+        try:
+            wait_until((program.home / "node" / "state.json").exists)
+            told = program.json("node", "status")
+            assert (told["state"], told["pid"]) == ("running", process.pid)
+            process.terminate()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
     assert not (program.home / "node" / "state.json").exists()

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from dds.apps.demo import ClaimFailed, compare
-from tests.e2e.devnet_cli import write_random
+from tests.e2e.devnet_cli import wait_until, write_random
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("demo")]
 
@@ -65,6 +65,16 @@ def test_an_interrupted_demonstration_leaves_nothing(tree: Path, tmp_path: Path,
         out = process.stdout.read()
         assert process.wait(60) == 130, out
     assert left_behind(tmp_path / "t") == []
+
+
+def test_even_a_killed_demonstration_leaves_nothing(tree: Path, tmp_path: Path) -> None:
+    with demo(tree, tmp_path / "t") as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "Store" in line:
+                break
+        process.kill()
+    wait_until(lambda: left_behind(tmp_path / "t") == [])
 
 
 def test_a_missing_directory_is_bad_input(tmp_path: Path) -> None:

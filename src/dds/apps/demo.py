@@ -2,8 +2,8 @@
 
 Twenty node processes store a real directory, six of them are killed, and a reader who has never seen it fetches every byte
 back; then a range of one file, then all of it again past a node that lies. Everything shown is measured here and now, and
-every claim is checked: the exit code is 0 only if all of them hold. Whatever happens, Ctrl-C included, what was started is
-taken down.
+every claim is checked: the exit code is 0 only if all of them hold. Whatever happens, Ctrl-C and SIGKILL included, what was
+started is taken down.
 
 Without DIR the input is the source tree of this Python's own standard library, without site-packages and caches.
 """
@@ -37,6 +37,7 @@ from dds.primitives.ids import id_text
 from dds.primitives.units import human_bytes
 from dds.runtime.client import Client, open_client
 from dds.runtime.devnet import HOSTILE_DAEMON, Devnet
+from dds.runtime.devnet_guard import guard
 from dds.runtime.results import ContentStat, PutOptions, PutResult
 from dds.storage.home import Home, write_client_config
 
@@ -98,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     show_log(verbose=False)
     stage = Stage()
     try:
-        with tempfile.TemporaryDirectory(prefix="dds-demo-") as work:
+        with tempfile.TemporaryDirectory(prefix="dds-demo-") as work, guard(Path(work) / "creator", Path(work)):
             play(stage, Path(work), arguments.dir)
     except KeyboardInterrupt:
         stage.bad("interrupted; everything was taken down")
