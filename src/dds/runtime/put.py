@@ -450,7 +450,7 @@ class Put:
         self._finishing[number] = asyncio.create_task(self._finish(number, closed, raw))
         await self._held(number)
         if sender.enough.is_set():
-            self._tell_enough(self._result(built, manifest, packer), list(sender.enough_holders))
+            self._tell_enough(self._result(built, manifest, packer), list(sender.receipted))
         done = await self._finishing[number]
         self._rows[done.segment_id] = SegmentRow(done.segment_id, done.holders)
         return list(done.holders)
@@ -504,7 +504,8 @@ class Put:
         self.progress(Progress(phase, done, total))
 
     def _result(self, built: BuiltTree, manifest: Manifest, packer: Packer) -> PutResult:
-        nodes = {node for row in self._rows.values() for node in row.holders}
+        unfinished = {sender.segment_id: sender.receipted for sender in self._senders.values() if sender.enough.is_set()}
+        nodes = {node for row in self._rows.values() for node in unfinished.get(row.segment_id, row.holders)}
         labels = [self.network.labels(node) for node in nodes]
         return PutResult(
             content=manifest.content,

@@ -87,7 +87,6 @@ class SegmentSender:
     on_sent: Callable[[int], None] = lambda count: None
     fast_m: int | None = None  # with --ack fast: the parity fragments of which floor(m/3) need not have their receipts
     enough: asyncio.Event = field(default_factory=asyncio.Event)  # so many receipts are there (with `fast_m`)
-    enough_holders: tuple[NodeID, ...] = ()  # whose they are
     _late: asyncio.Lock = field(default_factory=asyncio.Lock)  # one stripe at a time is encoded again
     _machine: SegmentUpload = field(init=False)
     _spool: Spool = field(init=False)
@@ -156,6 +155,11 @@ class SegmentSender:
         """By fragment index, who holds it or is the latest that was to."""
         return self._machine.holders
 
+    @property
+    def receipted(self) -> tuple[NodeID, ...]:
+        """Those whose receipts are here, by index."""
+        return tuple(self._receipts[index].node_id for index in sorted(self._receipts))
+
     def read(self, ranges: Sequence[SlotRange]) -> bytes:
         """Bytes of the data space, from the spool or from what is held back for the commit. Blocks on the disk.
 
@@ -211,8 +215,7 @@ class SegmentSender:
                 case Settled(stripe):
                     self._stripes.pop(stripe, None)
                     self._news.set()
-                case Enough(holders):
-                    self.enough_holders = holders
+                case Enough():
                     self.enough.set()
                 case Finished(holders):
                     self._outcome.set_result(holders)
