@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from dds.protocol.upload import STRAGGLER_S_MIN, Failed, Failure, Finished
+from dds.protocol.upload import STRAGGLER_S_MIN, Failed, Failure, Finished, enough_receipts
 from dds.sim.nodes import Fault, Latency, SimNode, break_nodes, network
 from dds.sim.upload_run import TICK_S, UploadPlan, UploadReport, UploadRun
 
@@ -138,3 +138,29 @@ def test_a_seed_replays_an_upload_exactly(seed: int) -> None:
         return upload(nodes, 16, rng)
 
     assert play() == play()
+
+
+@pytest.mark.parametrize("fault", [Fault.HANGS, Fault.DRIPS, Fault.DEAD, Fault.REFUSES])
+@pytest.mark.seeds(8)
+def test_two_nodes_too_few_do_not_keep_the_fast_acknowledgement_from_coming(seed: int, fault: Fault) -> None:
+    """Twenty nodes, six of them bad: fourteen of sixteen lanes commit although the last two find no node."""
+    rng = Random(seed)
+    nodes = network(rng, 20)
+    break_nodes(rng, rng.sample(nodes, 6), fault, within_s=0.0)
+    report = upload(nodes, 16, rng, UploadPlan(stripes=12, enough=enough_receipts(16, 6)))
+    assert isinstance(report.outcome, Failed)  # what is missing is for another try
+    assert len(report.outcome.missing) == 2
+    assert report.enough_s is not None
+    assert report.enough_s < 40.0
+
+
+@pytest.mark.seeds(60)
+def test_a_fast_acknowledgement_never_comes_after_the_end_nor_without_its_holders(seed: int) -> None:
+    rng = Random(seed)
+    n, spares = rng.choice((2, 3, 7, 12, 16)), rng.randrange(9)
+    nodes = network(rng, n + spares, rng.choice((Latency(), JITTER)))
+    for node in rng.sample(nodes, rng.randrange(spares + 1)):
+        break_nodes(rng, [node], rng.choice(FAULTS))
+    report = upload(nodes, n, rng, replace(some_plan(rng), enough=enough_receipts(n, n // 2)))
+    assert isinstance(report.outcome, Finished)
+    assert report.enough_s is not None and report.enough_s <= report.seconds

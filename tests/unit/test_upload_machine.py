@@ -9,12 +9,14 @@ from dds.protocol.upload import (
     Abandon,
     Commit,
     Effect,
+    Enough,
     Failed,
     Failure,
     Finished,
     SegmentUpload,
     Send,
     Settled,
+    enough_receipts,
 )
 
 
@@ -184,3 +186,56 @@ def test_late_news_of_a_replaced_node_is_ignored() -> None:
     assert machine.committed_by(0, node(0), 0.2) == []
     assert machine.failed(0, node(0), Failure.BROKEN, 0.2) == []
     assert machine.holders == (node(100), node(1))
+
+
+def test_enough_is_told_once_at_its_count_and_the_rest_goes_on() -> None:
+    machine = SegmentUpload([node(i) for i in range(6)], [], enough=4)
+    silent = frozenset({node(1), node(5)})
+    answer_all(machine, machine.stripe_ready(0, 6, 0.0), 0.1)
+    told = answer_all(machine, machine.all_ready(0.2), 0.3, but=silent)
+    assert Enough((node(0), node(2), node(3), node(4))) in told
+    assert not machine.over
+    assert answer_all(machine, machine.committed_by(1, node(1), 0.4), 0.4) == []
+    assert machine.committed_by(5, node(5), 0.5) == [Finished(tuple(node(i) for i in range(6)))]
+
+
+def test_lanes_that_need_not_finish_hold_up_no_stripe() -> None:
+    """With two of sixteen nodes hung and no spare, the window stood still and the fast acknowledgement never came."""
+    machine = SegmentUpload([node(i) for i in range(6)], [], enough=4)
+    told = answer_all(machine, machine.stripe_ready(0, 6, 0.0), 0.1, but=frozenset({node(0), node(1)}))
+    assert Settled(0) in told
+    told = answer_all(machine, machine.stripe_ready(1, 6, 0.2), 0.3, but=frozenset({node(0), node(1), node(2)}))
+    assert Settled(1) not in told
+
+
+def test_a_lane_without_a_node_lets_the_others_commit_before_the_upload_fails() -> None:
+    """It ended at once, fourteen of sixteen receipts short of nothing but an answer."""
+    machine = SegmentUpload([node(i) for i in range(4)], [], enough=3)
+    answer_all(machine, machine.stripe_ready(0, 4, 0.0), 0.1, but=frozenset({node(2)}))
+    assert machine.failed(2, node(2), Failure.REFUSED, 0.2) == [Abandon(2, node(2), Failure.REFUSED)]
+    assert sends(machine.stripe_ready(1, 4, 0.3)) == [(0, node(0), 1), (1, node(1), 1), (3, node(3), 1)]
+    for index in (0, 1, 3):
+        machine.staged(index, node(index), 1, 0.4)
+    told = answer_all(machine, machine.all_ready(0.5), 0.6)
+    assert told == [Enough((node(0), node(1), node(3))), Failed((2,), {node(2): Failure.REFUSED})]
+    assert machine.over
+
+
+def test_more_lanes_without_a_node_than_may_be_missing_end_it_at_once() -> None:
+    machine = SegmentUpload([node(i) for i in range(4)], [], enough=3)
+    machine.stripe_ready(0, 4, 0.0)
+    machine.failed(2, node(2), Failure.REFUSED, 0.2)
+    assert machine.failed(1, node(1), Failure.REFUSED, 0.3)[-1] == Failed(
+        (1, 2), {node(1): Failure.REFUSED, node(2): Failure.REFUSED}
+    )
+
+
+def test_enough_receipts_survive_two_thirds_of_the_parity() -> None:
+    assert [enough_receipts(k + m, m) for k, m in ((10, 6), (10, 10), (16, 16), (1, 6), (4, 1), (3, 2))] == [
+        14,
+        17,
+        27,
+        5,
+        5,
+        5,
+    ]

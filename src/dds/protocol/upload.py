@@ -74,9 +74,17 @@ class Abandon:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """Every lane has this stripe: its fragments need not be kept in memory (a later spare has them encoded again)."""
+    """Every lane that must have this stripe has it: its fragments need not be kept in memory (who comes late has them
+    encoded again)."""
 
     stripe: int
+
+
+@dataclass(frozen=True, slots=True)
+class Enough:
+    """As many lanes as `--ack fast` waits for have committed; the others go on. Comes once, before `Finished`."""
+
+    holders: tuple[NodeID, ...]  # that have committed, by index
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +100,12 @@ class Failed:
     reasons: dict[NodeID, Failure]
 
 
-Effect = Send | Commit | Abandon | Settled | Finished | Failed
+Effect = Send | Commit | Abandon | Settled | Enough | Finished | Failed
+
+
+def enough_receipts(width: int, m: int) -> int:
+    """Receipts after which a segment of `width` = k + m lanes survives ceil(2m/3) losses: k + ceil(2m/3), 14 of 10+6."""
+    return width - m // 3
 
 
 @dataclass(slots=True)
@@ -109,6 +122,7 @@ class _Lane:
     answers_s: float = 0.0  # sum of their durations
     answered_sent: float | None = None  # when the latest answered request was sent
     held_s: float = 0.0  # for how long most others had nothing to do while this lane had
+    given_up: bool = False  # no node is left for it, and the others go on without it
 
     def oldest(self) -> float | None:
         starts = list(self.flying.values())
@@ -124,15 +138,28 @@ class _Lane:
         self.answers_s += now - sent
         self.answered_sent = max(sent, self.answered_sent or sent)
 
+    def give_up(self) -> None:
+        self.given_up = True
+        self.waiting.clear()
+        self.missed.clear()
+        self.flying.clear()
+        self.committing_since = None
+
     def vouches(self, since: float) -> bool:
         """Whether our own link was fit after `since`: it answered what was sent then, or has nothing left to answer."""
+        if self.given_up:
+            return False
         return self.answered_sent is not None and (self.answered_sent >= since or self.idle())
 
 
 class SegmentUpload:
-    """The lanes of one segment. Methods are events; each returns the effects to perform, in order."""
+    """The lanes of one segment. Methods are events; each returns the effects to perform, in order.
 
-    def __init__(self, chosen: Sequence[NodeID], spares: Sequence[NodeID]) -> None:
+    With `enough`, `Enough` is told at that many commits, and as many lanes as may then still be missing hold up nothing: their
+    stripes settle without them, and while no node is left for them the others finish before the upload fails.
+    """
+
+    def __init__(self, chosen: Sequence[NodeID], spares: Sequence[NodeID], enough: int | None = None) -> None:
         assert len({*chosen, *spares}) == len(chosen) + len(spares), "a node may stand in the list once"
         self._lanes = [_Lane(index, node) for index, node in enumerate(chosen)]
         self._reserve = list(spares)  # in the order they are to be asked
@@ -142,6 +169,8 @@ class SegmentUpload:
         self._reasons: dict[NodeID, Failure] = {}
         self._widths: dict[int, int] = {}  # stripe -> number of fragments to stage
         self._settled: set[int] = set()
+        self._enough = enough
+        self._lacking_max = 0 if enough is None else len(chosen) - enough
         self._complete = False
         self._over = False
         self._recent: deque[float] = deque(maxlen=RECENT_MAX)
@@ -166,7 +195,7 @@ class SegmentUpload:
         assert stripe not in self._widths, "a stripe is announced once"
         self._widths[stripe] = width
         effects: list[Effect] = []
-        for lane in self._lanes[:width]:
+        for lane in [lane for lane in self._lanes[:width] if not lane.given_up]:
             lane.waiting.append(stripe)
             effects += self._advance(lane, now)
         return effects
@@ -191,10 +220,10 @@ class SegmentUpload:
             return []
         self._answered(lane, lane.committing_since, now)
         lane.committed = True
-        if all(each.committed for each in self._lanes):
-            self._over = True
-            return [Finished(self.holders)]
-        return []
+        effects: list[Effect] = []
+        if self.committed() == self._enough:  # a commit is never taken back, so the count passes here once
+            effects.append(Enough(tuple(each.node for each in self._lanes if each.committed)))
+        return effects + self._ended()
 
     def failed(self, index: int, node: NodeID, why: Failure, now: float) -> list[Effect]:
         """A send or commit of this lane failed."""
@@ -206,10 +235,10 @@ class SegmentUpload:
         if why in (Failure.UNREACHABLE, Failure.SLOW) and self._failures[node] < FAILURES_MAX:
             self._reserve.append(node)
         spare = self._spare_for(lane, self._reserve)
-        if spare is None:
-            self._over = True
-            return [Abandon(index, node, why), Failed((index,), dict(self._reasons))]
-        return self._replace(lane, spare, why, now)
+        if spare is not None:
+            return self._replace(lane, spare, why, now)
+        lane.give_up()
+        return [Abandon(index, node, why), *self._ended()]
 
     def tick(self, now: float) -> list[Effect]:
         """Replace stragglers while there is anyone better to replace them with."""
@@ -239,11 +268,20 @@ class SegmentUpload:
     def _lane(self, index: int, node: NodeID) -> _Lane | None:
         """The lane if that node still has it; late news of a replaced node is ignored."""
         lane = self._lanes[index]
-        return lane if lane.node == node and not self._over else None
+        return lane if lane.node == node and not self._over and not lane.given_up else None
+
+    def _ended(self) -> list[Effect]:
+        """The end, if this is it: every lane has committed, or no node is left for more lanes than may be missing."""
+        missing = tuple(lane.index for lane in self._lanes if lane.given_up)
+        going_on = len(missing) <= self._lacking_max and not all(lane.committed or lane.given_up for lane in self._lanes)
+        if going_on:
+            return []
+        self._over = True
+        return [Failed(missing, dict(self._reasons))] if missing else [Finished(self.holders)]
 
     def _advance(self, lane: _Lane, now: float) -> list[Effect]:
         effects: list[Effect] = []
-        if self._over:
+        if self._over or lane.given_up:
             return effects
         depth = SENDS_PER_LANE_MAX if self._recent and median(self._recent) < PIPELINED_S_MAX else 1
         while (lane.waiting or lane.missed) and len(lane.flying) < depth:
@@ -262,7 +300,7 @@ class SegmentUpload:
 
     def _settle(self, stripe: int) -> list[Effect]:
         lanes = self._lanes[: self._widths[stripe]]
-        if stripe in self._settled or not all(stripe in lane.done for lane in lanes):
+        if stripe in self._settled or sum(stripe not in lane.done for lane in lanes) > self._lacking_max:
             return []
         self._settled.add(stripe)
         return [Settled(stripe)]

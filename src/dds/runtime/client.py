@@ -17,6 +17,7 @@ from dds.primitives.cid import CID
 from dds.primitives.errors import InputError
 from dds.runtime.get import Reading
 from dds.runtime.network import Network, open_network
+from dds.runtime.origin_client import OriginClient
 from dds.runtime.put import Put
 from dds.runtime.results import ContentStat, Entry, GetResult, Progress, PutOptions, PutResult
 from dds.storage.catalog import Catalog
@@ -43,13 +44,17 @@ class Client:
         *,
         total_bytes: int | None = None,
     ) -> PutResult:
-        """Store a file, directory or stream; returns when every fragment has a durable receipt.
+        """Store a file, directory or stream; returns when every fragment has a durable receipt, or with ack "fast" when so
+        many have that this home's origin daemon, which it is handed over to, may be left alone with the rest.
 
         Raises:
             InputError, SourceChangedError: about the source or the options.
             NotEnoughNodes: too few nodes took their fragments; running it again resumes where it stopped.
         """
-        put = Put(self.network, self._catalog, self._home.spool_dir, options or PutOptions(), progress)
+        options = options or PutOptions()
+        if options.ack == "fast":
+            return await OriginClient(self._home, self.network.client).put(source, options, progress)
+        put = Put(self.network, self._catalog, self._home.spool_dir, options, progress)
         return await put.run(source, total_bytes)
 
     async def get(

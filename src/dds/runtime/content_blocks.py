@@ -37,6 +37,9 @@ class ContentBlocks:
         self._loading: dict[SegmentID, asyncio.Lock] = {}
         self._sections: dict[CID, Body] = {}
         manifest = found.manifest
+        self.root = Ref(manifest.content, 0, manifest.dag_bytes)
+        self.kind = manifest.kind
+        self.content_bytes: int | None = manifest.content_bytes
         self._section_starts = [section.position for section in manifest.sections]
 
     async def fetch(self, refs: Sequence[Ref]) -> list[bytes]:

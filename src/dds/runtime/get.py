@@ -1,7 +1,9 @@
 """Reading content off the network: whole trees and files to disk, byte ranges, listings, and what is known of a content.
 
 Several manifests of a content may be around, made by anybody. Each is tried in turn: one whose blocks do not fit is left for
-the next, and only when none works is the last error shown. A read never returns a byte that its ContentID does not vouch for.
+the next, and only when none works is the last error shown. While the network has not got a content, its origin serves it: it is
+read when the DHT names one and no manifest comes, or none gives the blocks. No read ever returns a byte that its ContentID does
+not vouch for.
 """
 
 from __future__ import annotations
@@ -11,26 +13,27 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final, Protocol
 
 from dds.content.block import Ref
-from dds.content.events import Data, OpenFile, Symlink
+from dds.content.events import Data, Event, OpenDirectory, OpenFile, Symlink
 from dds.content.events import Entry as DirectoryEntry
 from dds.content.reader import DagReader, list_directory, read_file, read_tree, resolve
 from dds.primitives.cid import CID, DAG_CBOR, cid_text, codec_of
-from dds.primitives.errors import DDSError, FormatError, InputError, NotFoundError
+from dds.primitives.errors import DDSError, FormatError, InputError, NotEnoughFragments, NotFoundError
 from dds.primitives.ids import NodeID
 from dds.runtime.content_blocks import ContentBlocks
 from dds.runtime.dag_host import READ_WINDOW, drive
 from dds.runtime.fetcher import Fetcher
 from dds.runtime.network import Network
+from dds.runtime.origin_blocks import OriginBlocks
 from dds.runtime.resolver import Found, Resolver
 from dds.runtime.results import ContentStat, Entry, GetResult, HolderStat, Progress, SegmentStat
 from dds.runtime.segments import Segment
-from dds.runtime.tasks import gather_all
+from dds.runtime.tasks import cancel_all, gather_all
 from dds.runtime.write_behind import WriteBehind, Writer
 from dds.storage.sink import StreamWriter, TreeWriter
 from dds.wire.api import HoldingReply, HoldingRequest
@@ -39,9 +42,21 @@ from dds.wire.manifest import Manifest
 log = logging.getLogger(__name__)
 
 MANIFESTS_TRIED_MAX: Final = 4
+STALL_S: Final = 5.0  # without a byte, and an origin is read instead
+ORIGIN_PATIENCE_S: Final = 0.5  # how long a manifest is waited for once the DHT has named an origin
 DESCRIBED_AT_ONCE: Final = 64
 HOLDING_TIMEOUT_S: Final = 3.0
 SMALL_REPLY_BYTES_MAX: Final = 64 << 10
+
+
+class BlockSource(Protocol):
+    """Where the blocks of a content come from: a manifest's segments, or an origin."""
+
+    root: Ref
+    kind: str  # empty: not known yet
+    content_bytes: int | None
+
+    async def fetch(self, refs: Sequence[Ref]) -> list[bytes]: ...
 
 
 @dataclass(slots=True)
@@ -59,6 +74,8 @@ class Reading:
     _written: int = 0
     _files: int = 0
     _kind: str = ""
+    _lost: bool = False  # a manifest was right, and too many fragments are gone: only an origin can help
+    _origin_tried: bool = False
 
     def __post_init__(self) -> None:
         if codec_of(self.content) == DAG_CBOR:
@@ -75,32 +92,32 @@ class Reading:
     async def to_path(self, out: Path, path: str, byte_range: tuple[int, int | None] | None, *, overwrite: bool) -> GetResult:
         """Write what lies at `path` to `out`: all of it or nothing appears."""
 
-        async def attempt(blocks: ContentBlocks, root: Ref) -> None:
+        async def attempt(blocks: BlockSource, root: Ref) -> None:
             with TreeWriter(out, overwrite=overwrite) as writer:
                 await self._write(blocks, self._reader(root, byte_range), writer)
                 await asyncio.to_thread(writer.commit)
 
-        await self._each_manifest(path, attempt)
+        await self._each_source(path, attempt)
         return self._result()
 
     async def to_stream(self, stream: BinaryIO, path: str, byte_range: tuple[int, int | None] | None) -> GetResult:
         """Write a file's bytes to `stream`. What was written before a failure is right, but not all."""
 
-        async def attempt(blocks: ContentBlocks, root: Ref) -> None:
+        async def attempt(blocks: BlockSource, root: Ref) -> None:
             start, stop = byte_range or (0, None)
             reader = read_file(
                 root, start + self._written, stop, READ_WINDOW
             )  # a second manifest goes on where the first ended
             await self._write(blocks, reader, StreamWriter(stream))
 
-        await self._each_manifest(path, attempt)
+        await self._each_source(path, attempt)
         return self._result()
 
     async def entries(self, path: str) -> list[Entry]:
         """A directory's entries in stored order; a file or symbolic link shows as itself."""
         rows: list[Entry] = []
 
-        async def attempt(blocks: ContentBlocks, root: Ref) -> None:
+        async def attempt(blocks: BlockSource, root: Ref) -> None:
             rows.clear()
             refs: list[tuple[str, Ref]] = []
             async for event in drive(list_directory(root, READ_WINDOW), blocks.fetch):
@@ -115,46 +132,111 @@ class Reading:
                         pass
             rows.extend(await self._describe_all(blocks, refs))
 
-        await self._each_manifest(path, attempt)
+        await self._each_source(path, attempt)
         return rows
 
     async def stat(self) -> ContentStat:
         """Sizes, savings and how many fragments of each segment are live now."""
-        found = await anext(self.resolver.manifests(self.content, self.hints))
+        async with contextlib.aclosing(self.resolver.manifests(self.content, self.hints)) as manifests:
+            found = await anext(manifests)
+        self.resolver.close()
         blocks = ContentBlocks(found, self.resolver, self.fetcher)
         segments = await blocks.segments()
         stats = await gather_all([self._segment_stat(segment) for segment in segments])
         return self._content_stat(found.manifest, stats)
 
-    # -- manifests, one after the other -----------------------------------------------------------------------------------
+    # -- sources, one after the other -------------------------------------------------------------------------------------
 
-    async def _each_manifest(self, path: str, attempt: Callable[[ContentBlocks, Ref], Awaitable[None]]) -> None:
-        """Run `attempt` on the first manifest that works."""
+    async def _each_source(self, path: str, attempt: Callable[[BlockSource, Ref], Awaitable[None]]) -> None:
+        """Run `attempt` on the first manifest or origin that works."""
         names = split_path(path)
         last: DDSError | None = None
-        tried = 0
-        manifests = self.resolver.manifests(self.content, self.hints)
-        async with contextlib.aclosing(manifests):
-            async for found in manifests:
-                tried += 1
-                try:
-                    blocks = ContentBlocks(found, self.resolver, self.fetcher)
-                    self._kind = found.manifest.kind
-                    root = await self._resolve(blocks, found, names)
-                    await attempt(blocks, root)
-                except (FormatError, NotFoundError) as error:
-                    log.warning("a manifest of %s does not work: %s", cid_text(self.content), error.message)
-                    last = error
-                    if tried >= MANIFESTS_TRIED_MAX:
-                        break
-                else:
-                    return
+        try:
+            async with contextlib.aclosing(self._sources()) as sources:
+                async for blocks in sources:
+                    try:
+                        self._kind = blocks.kind
+                        await attempt(blocks, await self._resolve(blocks, names))
+                    except (FormatError, NotFoundError, NotEnoughFragments) as error:
+                        log.warning("a source of %s does not work: %s", cid_text(self.content), error.message)
+                        last = last if isinstance(last, NotEnoughFragments) else error
+                        self._lost = self._lost or isinstance(error, NotEnoughFragments)
+                    else:
+                        return
+        finally:
+            self.resolver.close()
         assert last is not None
         raise last
 
-    async def _resolve(self, blocks: ContentBlocks, found: Found, names: Sequence[bytes]) -> Ref:
-        ref = Ref(self.content, 0, found.manifest.dag_bytes)
-        steps = resolve(ref, names)
+    async def unless_stalled(self, fetching: Coroutine[Any, Any, list[bytes]]) -> list[bytes]:
+        """What is being fetched, while bytes come or there is no origin to go to instead.
+
+        Raises:
+            NotEnoughFragments: nothing has come for STALL_S, and there is.
+        """
+        task = asyncio.create_task(fetching)
+        try:
+            while True:
+                before = self.network.received_bytes()
+                done, _ = await asyncio.wait((task,), timeout=STALL_S)
+                if done:
+                    return task.result()
+                if self.network.received_bytes() == before and self._has_origin_left():
+                    raise NotEnoughFragments(f"nothing has come for {STALL_S:.0f} s", hint="its nodes may be down; try again")
+        finally:
+            await cancel_all([task])
+
+    def _has_origin_left(self) -> bool:
+        lookup = self.resolver.providers(self.content)
+        return not self._origin_tried and lookup.done() and bool(lookup.result().origins)
+
+    async def _sources(self) -> AsyncGenerator[BlockSource, None]:
+        """Manifests as they come, and an origin when the DHT names one before any has come, or when none works.
+
+        Raises:
+            NotFoundError: nobody has a manifest, and the DHT names no origin.
+        """
+        manifests = self.resolver.manifests(self.content, self.hints)
+        upcoming: asyncio.Task[Found | None] | None = None
+        tried = 0
+        try:
+            while tried < MANIFESTS_TRIED_MAX and not self._lost:
+                upcoming = upcoming or asyncio.create_task(_next(manifests))
+                if not tried and not self._origin_tried and await self._is_origin_sooner(upcoming):
+                    yield self._origin_blocks()
+                    continue
+                found = await upcoming
+                upcoming = None
+                if found is None:
+                    break
+                tried += 1
+                yield _WhileItComes(ContentBlocks(found, self.resolver, self.fetcher), self)
+            if not self._origin_tried and (await self.resolver.providers(self.content)).origins:
+                yield self._origin_blocks()
+        except NotFoundError:
+            if self._origin_tried or not (await self.resolver.providers(self.content)).origins:
+                raise
+            yield self._origin_blocks()
+        finally:
+            await cancel_all([] if upcoming is None else [upcoming])
+            await manifests.aclose()
+
+    async def _is_origin_sooner(self, manifest: asyncio.Task[Found | None]) -> bool:
+        """Whether the DHT names an origin, and no manifest comes within a moment of that."""
+        lookup = self.resolver.providers(self.content)
+        await asyncio.wait((manifest, lookup), return_when=asyncio.FIRST_COMPLETED)
+        if manifest.done() or not lookup.result().origins:
+            return False
+        await asyncio.wait((manifest,), timeout=ORIGIN_PATIENCE_S)
+        return not manifest.done()
+
+    def _origin_blocks(self) -> OriginBlocks:
+        self._origin_tried = True
+        origins = self.resolver.providers(self.content).result().origins
+        return OriginBlocks(self.network, self.content, origins, self.fetcher.culprits)
+
+    async def _resolve(self, blocks: BlockSource, names: Sequence[bytes]) -> Ref:
+        steps = resolve(blocks.root, names)
         block: bytes | None = None
         while True:
             try:
@@ -169,12 +251,13 @@ class Reading:
             return read_tree(root, READ_WINDOW)
         return read_file(root, byte_range[0], byte_range[1], READ_WINDOW)
 
-    async def _write(self, blocks: ContentBlocks, reader: DagReader, writer: Writer) -> None:
-        total = None if isinstance(writer, StreamWriter) else blocks.found.manifest.content_bytes
+    async def _write(self, blocks: BlockSource, reader: DagReader, writer: Writer) -> None:
+        total = None if isinstance(writer, StreamWriter) else blocks.content_bytes
         if not isinstance(writer, StreamWriter):
             self._written = self._files = 0
         async with WriteBehind(writer) as out:
             async for event in drive(reader, blocks.fetch):
+                self._kind = self._kind or _kind_of(event)
                 await out.write(event)
                 match event:
                     case Data(data):
@@ -199,7 +282,7 @@ class Reading:
 
     # -- listings and statistics ------------------------------------------------------------------------------------------
 
-    async def _describe_all(self, blocks: ContentBlocks, refs: Sequence[tuple[str, Ref]]) -> list[Entry]:
+    async def _describe_all(self, blocks: BlockSource, refs: Sequence[tuple[str, Ref]]) -> list[Entry]:
         """Kind and size of each entry: its root block tells; raw leaves need no block."""
         entries: list[Entry] = []
         for at in range(0, len(refs), DESCRIBED_AT_ONCE):
@@ -207,7 +290,7 @@ class Reading:
             entries += await gather_all([self._describe(blocks, name, ref) for name, ref in part])
         return entries
 
-    async def _describe(self, blocks: ContentBlocks, name: str, ref: Ref) -> Entry:
+    async def _describe(self, blocks: BlockSource, name: str, ref: Ref) -> Entry:
         async with contextlib.aclosing(drive(list_directory(ref, READ_WINDOW), blocks.fetch)) as events:
             async for event in events:
                 match event:
@@ -267,6 +350,33 @@ class Reading:
             losses_survived=min((segment.live - segment.k for segment in segments), default=0),
             segments=segments,
         )
+
+
+class _WhileItComes:
+    """A manifest's blocks, left for an origin when they stop coming. A failed fetch ends the reading in good order: what
+    was taken before it is written, which a cancelled one would lose."""
+
+    def __init__(self, blocks: ContentBlocks, reading: Reading) -> None:
+        self.root, self.kind, self.content_bytes = blocks.root, blocks.kind, blocks.content_bytes
+        self._blocks, self._reading = blocks, reading
+
+    async def fetch(self, refs: Sequence[Ref]) -> list[bytes]:
+        return await self._reading.unless_stalled(self._blocks.fetch(refs))
+
+
+async def _next(manifests: AsyncGenerator[Found, None]) -> Found | None:
+    return await anext(manifests, None)
+
+
+def _kind_of(first: Event) -> str:
+    """What a content is whose reading begins with this event."""
+    match first:
+        case OpenDirectory():
+            return "directory"
+        case Symlink():
+            return "symlink"
+        case _:
+            return "file"
 
 
 def split_path(path: str) -> list[bytes]:

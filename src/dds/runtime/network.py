@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from dds.placement.draw import WEIGHT_MAX, Candidate
@@ -37,6 +38,7 @@ from dds.wire.discovery import (
     RECORD_VERSION,
     SEGMENT_PROVIDER,
     ContentAnnounce,
+    ContentProvider,
     Kind,
     NodeRecord,
     Place,
@@ -60,19 +62,30 @@ NODES_MAX: Final = 4096
 DHT_TIMEOUT_S: Final = 3.0
 DHT_VALUES_MAX: Final = 48
 ANNOUNCE_TIMEOUT_S: Final = 5.0
+ORIGIN_LIFETIME_MS: Final = 15 * 60_000  # an origin goes when the network has the content, and its record soon after
 STORING_ROLES: Final = frozenset({"ssn"})
+
+
+@dataclass(frozen=True, slots=True)
+class ContentProviders:
+    """Whom the DHT names for a content; nothing of it is proven."""
+
+    holders: list[NodeID]  # of its manifest
+    origins: list[NodeID]  # serve its blocks themselves; the latest word first
 
 
 class Network:
     """Use `open_network`. `client` and `ranking` are shared by everything that asks nodes."""
 
-    def __init__(self, key: SigningKey, config: ClientConfig, client: PeerClient) -> None:
+    def __init__(self, key: SigningKey, config: ClientConfig, client: PeerClient, dht: DHTNode | None = None) -> None:
+        """`dht`: a node that has joined already and stays joined; without it one is made at the first use."""
         self.key, self.name, self.client = key, config.network, client
         self.ranking = NodeRanking()
         self.turn = 0  # spreads small reads over their copies
         self._config = config
         self._nodes: dict[NodeID, NodeRecord] = {}
         self._bootstrap: list[NodeID] = []
+        self._given_dht = dht
         self._dht: asyncio.Task[DHTNode | None] | None = None
         self._announcing: set[asyncio.Task[None]] = set()
 
@@ -128,7 +141,7 @@ class Network:
         await asyncio.gather(*self._announcing, return_exceptions=True)
         if self._dht is not None:
             dht = await self._dht
-            if dht is not None:
+            if dht is not None and dht is not self._given_dht:
                 await dht.stop()
 
     # -- who is there -----------------------------------------------------------------------------------------------------
@@ -183,8 +196,8 @@ class Network:
 
     async def _join(self) -> DHTNode | None:
         ways_in = [parse_host_port(text) for text in self._config.dht_bootstrap]
-        if not ways_in:
-            return None
+        if self._given_dht is not None or not ways_in:
+            return self._given_dht
         dht = DHTNode(self.name)
         try:
             await dht.start("127.0.0.1" if _all_loopback(ways_in) else "0.0.0.0", 0, ways_in)  # noqa: S104 - a DHT client must be reachable
@@ -217,16 +230,22 @@ class Network:
             return record if is_current(record, kind, self.now_ms()) else None
         return None
 
-    async def content_holders(self, content: CID) -> list[NodeID]:
-        """Nodes that announcements name as holders of the content's manifest, publishers' word first."""
+    async def content_providers(self, content: CID) -> ContentProviders:
+        """Whom announcements name as holders of the content's manifest, publishers' word first, and as its origins."""
         place = content_place(self.name, content)
         values = await self._values(place)
         announces = self._records(place, values, CONTENT_ANNOUNCE)
-        nodes = [NodeID(holder) for record in announces if record.content == content for holder in record.holders]
+        holders = [NodeID(holder) for record in announces if record.content == content for holder in record.holders]
+        origins: list[NodeID] = []
         for provider in self._records(place, values, CONTENT_PROVIDER):
-            if provider.content == content:
-                nodes.append(self._provider(provider.node_id, provider.addresses))
-        return list(dict.fromkeys(nodes))
+            if provider.content != content:
+                continue
+            if provider.kind != "origin":
+                holders.append(self._provider(provider.node_id, provider.addresses))
+            elif provider.node_id not in origins:  # the newest says where it is now: a put's origin moves with every put
+                origins.append(NodeID(provider.node_id))
+                self.client.learn(origins[-1], [parse_address(address) for address in provider.addresses])
+        return ContentProviders(list(dict.fromkeys(holders)), origins)
 
     async def segment_holders(self, segment_id: SegmentID) -> list[tuple[int, NodeID]]:
         """(fragment index, node) as the nodes themselves announce."""
@@ -266,6 +285,32 @@ class Network:
             await dht.put(place.key, value, ValueType.PROVIDER, timeout_s=ANNOUNCE_TIMEOUT_S)
         except DDSError as error:
             log.warning("the announcement did not get through: %s", error.message)
+
+    @property
+    def origin_host(self) -> str | None:
+        """The address that this home serves its own puts from; None when it is one that others on this network can't dial."""
+        host = self._config.host
+        ways_in = [parse_host_port(text) for text in self._config.dht_bootstrap]
+        return host if not _all_loopback([(host, 0)]) or _all_loopback(ways_in) else None
+
+    async def announce_origin(self, content: CID, address: str) -> None:
+        """Say in the DHT that this home serves the blocks of `content` at `address`, for ORIGIN_LIFETIME_MS."""
+        dht = await self._joined()
+        if dht is not None:
+            await put_origin_record(dht, self.key, self.name, content, [address])
+
+
+async def put_origin_record(dht: DHTNode, key: SigningKey, network: str, content: CID, addresses: list[str]) -> None:
+    """Announce the owner of `key` as an origin of `content`. What does not get through is logged: it is renewed soon."""
+    now = time.time_ns() // 1_000_000
+    until = now + ORIGIN_LIFETIME_MS
+    record = ContentProvider(RECORD_VERSION, network, content, key.public, "origin", addresses, now, until)
+    place = content_place(network, content)
+    value = seal(place, CONTENT_PROVIDER, sign_record(key, CONTENT_PROVIDER, record))
+    try:
+        await dht.put(place.key, value, ValueType.PROVIDER, timeout_s=ANNOUNCE_TIMEOUT_S)
+    except DDSError as error:
+        log.warning("the announcement of an origin did not get through: %s", error.message)
 
 
 def _all_loopback(addresses: Sequence[tuple[str, int]]) -> bool:

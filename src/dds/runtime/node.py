@@ -3,9 +3,9 @@
 Decides the order of starting and stopping, what counts as ready and what is reported. Does not decide what a request means
 (node_routes.py, node_service.py), what is done in the background and when (upkeep.py), nor who the peers are (peers.py).
 
-Starting: log, key, store (with its recovery), DHT, port, peers, announcements, upkeep; then state.json is written and the
-starter is told. Stopping: state.json goes, no new connections, requests under way get their grace, the background work ends,
-the DHT is left, the store is closed.
+Starting: log, key, store (with its recovery), DHT, port, peers, announcements, an origin's jobs, upkeep; then state.json is
+written and the starter is told. Stopping: state.json goes, jobs are left as a restart can take them up, no new connections,
+requests under way get their grace, the background work ends, the DHT is left, the store is closed.
 
 Source: docs/operate/node.md.
 """
@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dds import __version__
 from dds.primitives.errors import ConfigError
@@ -45,12 +45,13 @@ from dds.runtime.staging import STAGED_SHARE_OF_CAPACITY, StagingQuota
 from dds.runtime.supervisor import supervise
 from dds.runtime.upkeep import StoreKeeper, pace_for
 from dds.storage.fragment_store import FragmentStore, StoreConfig
-from dds.storage.home import NodeConfig, NodeHome, NodeState, parse_host_port, private_directory, write_node_config
+from dds.storage.home import Home, NodeConfig, NodeHome, NodeState, parse_host_port, private_directory, write_node_config
 from dds.storage.keyfile import load_or_create_key
 from dds.transport.bandwidth import Bandwidth
 from dds.transport.client import PeerClient
 from dds.transport.dht import DHTNode
 from dds.transport.limits import ServerLimits
+from dds.transport.routes import Route
 from dds.transport.server import PeerServer
 from dds.wire.discovery import RECORD_VERSION, NodeRecord, format_address
 from dds.wire.manifest import Manifest
@@ -59,7 +60,11 @@ STOP_GRACE_S: Final = 8.0  # for requests under way; a devnet waits 10 s before 
 STORE_THREADS: Final = 4
 MEMORY_BYTES_MIN: Final = 16 * MIB  # room for two of the largest requests
 FREE_STEP_BYTES: Final = 64 * MIB  # the published free space is rounded down to this, so that records change seldom
+STORING_ROLES: Final = frozenset({"ssn", "asn"})
 ANNOUNCING: Final = AnnouncerConfig(puts_per_s_max=10, first_after_s=5.0)
+
+if TYPE_CHECKING:
+    from dds.runtime.origin import Origin
 
 _log: Final = logging.getLogger("dds.node")
 
@@ -97,7 +102,7 @@ async def open_node(config: NodeConfig, files: NodeHome) -> AsyncIterator[Node]:
     Raises:
         ConfigError, StorageError
     """
-    _check_config(config)
+    _check_config(config, files)
     async with AsyncExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="store"))
         key = load_or_create_key(files.key_file)
@@ -108,7 +113,11 @@ async def open_node(config: NodeConfig, files: NodeHome) -> AsyncIterator[Node]:
         yield node
 
 
-def _check_config(config: NodeConfig) -> None:
+def _check_config(config: NodeConfig, files: NodeHome) -> None:
+    if "origin" in config.roles and files.root != Home(files.root.parent).node.root:
+        raise ConfigError(
+            f"an origin belongs to a home, and {files.root} is not the node of one", hint="dds node init --role origin"
+        )
     if config.memory_bytes_max < MEMORY_BYTES_MIN:
         raise ConfigError(f"memory_bytes_max is {config.memory_bytes_max}", hint=f"at least {MEMORY_BYTES_MIN}")
     try:
@@ -161,10 +170,11 @@ class Node:
             key, config.network, self.dht, AnnounceFile(files.root), lambda: self.addresses, seed, config=ANNOUNCING
         )
         self.routes = self._routes()
+        self.origin = self._make_origin(bandwidth) if "origin" in config.roles else None
         self.server = PeerServer(
             key,
             network=config.network,
-            routes=self.routes.routes(),
+            routes=[*self.routes.routes(stores=self._stores), *self._origin_routes()],
             limits=ServerLimits(bodies_bytes_max=config.memory_bytes_max),
             bandwidth=bandwidth,
         )
@@ -181,6 +191,26 @@ class Node:
             dht=self.dht,
             bootstrap=[parse_bootstrap(text) for text in self.config.bootstrap],
         )
+
+    @property
+    def _stores(self) -> bool:
+        """Whether the node keeps fragments for others."""
+        return not STORING_ROLES.isdisjoint(self.config.roles)
+
+    def _make_origin(self, bandwidth: Bandwidth) -> Origin:
+        """Imported here: a node that is no origin carries nothing of what a put needs."""
+        from dds.runtime.origin import Origin, OriginParts
+
+        parts = OriginParts(self._key, self.dht, bandwidth, lambda: self.addresses)
+        return Origin(Home(self.files.root.parent), self.config, parts)
+
+    def _origin_routes(self) -> list[Route]:
+        if self.origin is None:
+            return []
+        from dds.runtime.origin_routes import OriginRoutes
+
+        self.routes.serve_blocks(self.origin.block)
+        return OriginRoutes(self.origin).routes()
 
     def _routes(self) -> NodeRoutes:
         service = NodeService(self.store, self._key, self.config.network)
@@ -205,6 +235,9 @@ class Node:
         self._keep_ports(port)
         await self.announcer.start()
         await self.peers.start()
+        if self.origin is not None:
+            stack.push_async_callback(self.origin.stop)
+            await self.origin.start()
         add_node_metrics(self)
         background = asyncio.create_task(self._background())
         stack.push_async_callback(_cancel, background)
@@ -228,7 +261,7 @@ class Node:
         """From now on the node is found: state.json is there, /healthz says 200."""
         self._ready = True
         own, dht = format_address(self.config.host, self.config.port), format_address(self.dht.host, self.dht.port)
-        state = NodeState(os.getpid(), id_text(self.node_id), own, dht, self._started_ms)
+        state = NodeState(os.getpid(), id_text(self.node_id), own, dht, self._started_ms, self.config.roles)
         self.files.write_state(state)
         event(_log, logging.INFO, "ready", node=state.id, address=own, dht=dht, version=__version__, pid=state.pid)
 
@@ -252,6 +285,7 @@ class Node:
             "peers": len(self.peers.table),
             "uptime_s": round(time.monotonic() - self._started_s, 1),
             "free_bytes": self.stats.free_bytes,
+            **({} if self.origin is None else {"origin": self.origin.summary()}),
         }
 
     async def metrics_page(self) -> str:
@@ -279,7 +313,7 @@ class Node:
         )
 
     def _free_bytes(self) -> int:
-        free = self.stats.free_bytes
+        free = self.stats.free_bytes if self._stores else 0
         return free // FREE_STEP_BYTES * FREE_STEP_BYTES
 
     async def _look(self) -> None:

@@ -92,8 +92,9 @@ class NodeRoutes:
         """Let an origin answer GET /v1/blocks/{cid} from what it keeps; `source` gives None for a block that it has not."""
         self._block_source = source
 
-    def routes(self) -> list[Route]:
-        return [*self._open_routes(), *self._write_routes(), *self._read_routes()]
+    def routes(self, *, stores: bool = True) -> list[Route]:
+        """All routes; a node that keeps nothing for others has none to write by."""
+        return [*self._open_routes(), *(self._write_routes() if stores else []), *self._read_routes()]
 
     def _open_routes(self) -> list[Route]:
         return [

@@ -87,6 +87,10 @@ class Packer:
         for stripe in self._builder.add_stored(stored):
             self.outlet.stripe(self._number, stripe, last=False)
 
+    def has(self, cid: CID) -> bool:
+        """Whether the block has been taken."""
+        return cid in self._seen
+
     def finish(self) -> None:
         """Close the last segment, if there is any."""
         if self._builder is not None:

@@ -19,7 +19,7 @@ from dds.primitives.cid import CID, cid_text
 from dds.primitives.errors import DDSError, FormatError, NotFoundError
 from dds.primitives.hashing import tagged_hash
 from dds.primitives.ids import FragmentRoot, NodeID, SegmentID, id_text
-from dds.runtime.network import Network
+from dds.runtime.network import ContentProviders, Network
 from dds.runtime.segments import Segment, open_segment
 from dds.wire.api import CONTENT_REPLY_BYTES_MAX, SEGMENT_REPLY_BYTES_MAX, ContentReply, SegmentReply
 from dds.wire.manifest import Manifest, SegmentRow, open_manifest
@@ -46,6 +46,19 @@ class Found:
 class Resolver:
     def __init__(self, network: Network) -> None:
         self._network = network
+        self._lookups: dict[CID, asyncio.Task[ContentProviders]] = {}
+
+    def providers(self, content: CID) -> asyncio.Task[ContentProviders]:
+        """What the DHT says of a content: asked once, however many wait for it. `close` ends it."""
+        if content not in self._lookups:
+            self._lookups[content] = asyncio.create_task(self._network.content_providers(content))
+        return self._lookups[content]
+
+    def close(self) -> None:
+        """Ask the DHT no more."""
+        for lookup in self._lookups.values():
+            lookup.cancel()
+        self._lookups.clear()
 
     async def manifests(self, content: CID, hints: Sequence[NodeID] = ()) -> AsyncGenerator[Found, None]:
         """Verified manifests of `content`, best first, each publisher's statement at most once.
@@ -74,20 +87,19 @@ class Resolver:
         """Nodes to ask, best first: hints, announced holders, then known nodes; None ends the list."""
         for node in hints:
             queue.put_nowait(node)
-        announced = asyncio.ensure_future(self._network.content_holders(content))
+        announced = self.providers(content)
         try:
             await asyncio.wait((announced,), timeout=DIRECT_PATIENCE_S)
             if announced.done():
-                for node in announced.result():
+                for node in announced.result().holders:
                     queue.put_nowait(node)
             known = self._network.known_nodes()
             known.sort(key=lambda node: tagged_hash(b"dds/ask-order/v1", content, node))
             for node in known[:DIRECT_ASKS_MAX]:
                 queue.put_nowait(node)
-            for node in await announced:
+            for node in (await asyncio.shield(announced)).holders:
                 queue.put_nowait(node)
         finally:
-            announced.cancel()
             queue.put_nowait(None)
 
     async def _race(

@@ -45,6 +45,7 @@ class PutResult:
     operators: int
     seconds: float
     notes: list[str] = field(default_factory=list)  # bent rules, replaced nodes
+    losses_survived: int | None = None  # with ack "fast": how many nodes of any segment may go at this moment
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from dds.erasure.layout import SlotRange
 from dds.erasure.stripes import EncodedStripe, encode_stripe
 from dds.placement.draw import Draw
 from dds.primitives.errors import (
@@ -26,8 +27,20 @@ from dds.primitives.errors import (
     PeerUnreachable,
     UnavailableError,
 )
-from dds.primitives.ids import FragmentRoot, NodeID, SegmentRoot, UploadID, id_text
-from dds.protocol.upload import Abandon, Commit, Effect, Failed, Failure, Finished, SegmentUpload, Send, Settled
+from dds.primitives.ids import FragmentRoot, NodeID, SegmentID, SegmentRoot, UploadID, id_text
+from dds.protocol.upload import (
+    Abandon,
+    Commit,
+    Effect,
+    Enough,
+    Failed,
+    Failure,
+    Finished,
+    SegmentUpload,
+    Send,
+    Settled,
+    enough_receipts,
+)
 from dds.runtime.network import Network
 from dds.runtime.spool import Spool
 from dds.wire.api import INLINE_BYTES_MAX, CommitReply, CommitRequest, StagedReply
@@ -72,6 +85,9 @@ class SegmentSender:
     spool_path: Path
     resume: bool = False  # a broken put left fragments at these nodes
     on_sent: Callable[[int], None] = lambda count: None
+    fast_m: int | None = None  # with --ack fast: the parity fragments of which floor(m/3) need not have their receipts
+    enough: asyncio.Event = field(default_factory=asyncio.Event)  # so many receipts are there (with `fast_m`)
+    _late: asyncio.Lock = field(default_factory=asyncio.Lock)  # one stripe at a time is encoded again
     _machine: SegmentUpload = field(init=False)
     _spool: Spool = field(init=False)
     _stripes: dict[int, EncodedStripe] = field(default_factory=dict)
@@ -86,7 +102,9 @@ class SegmentSender:
     _held_back: dict[int, EncodedStripe] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._machine = SegmentUpload(self.draw.chosen, self.draw.spares)
+        chosen = self.draw.chosen
+        enough = None if self.fast_m is None else enough_receipts(len(chosen), self.fast_m)
+        self._machine = SegmentUpload(chosen, self.draw.spares, enough)
         self._spool = Spool(self.spool_path)
         self._outcome = asyncio.get_running_loop().create_future()
 
@@ -124,11 +142,43 @@ class SegmentSender:
             self._ticker = asyncio.create_task(self._tick())
         self._perform(self._machine.all_ready(self._now()))
         holders = await self._outcome
-        await self.cancel()
         receipts = [self._receipts[index] for index in range(len(holders))]
         return SegmentOutcome(holders, receipts, self._sent_bytes, self._machine.replaced)
 
-    async def cancel(self) -> None:
+    @property
+    def segment_id(self) -> SegmentID:
+        assert self._closing is not None, "known once it finishes"
+        return self._closing.record.segment_id
+
+    @property
+    def holders(self) -> tuple[NodeID, ...]:
+        """By fragment index, who holds it or is the latest that was to."""
+        return self._machine.holders
+
+    @property
+    def receipted(self) -> tuple[NodeID, ...]:
+        """Those whose receipts are here, by index."""
+        return tuple(self._receipts[index].node_id for index in sorted(self._receipts))
+
+    def read(self, ranges: Sequence[SlotRange]) -> bytes:
+        """Bytes of the data space, from the spool or from what is held back for the commit. Blocks on the disk.
+
+        Raises:
+            StorageError: the spool is closed, or has lost them.
+        """
+        return b"".join([self._read_range(at) for at in ranges])
+
+    def _read_range(self, at: SlotRange) -> bytes:
+        held = self._held_back.get(at.stripe)
+        if held is not None:
+            return held.fragments[at.slot][at.lo : at.hi]
+        return self._spool.read_slot(at.stripe, at.slot, at.lo, at.hi)
+
+    def close_spool(self) -> None:
+        """Free what `cancel` left for readers. Safe to repeat."""
+        self._spool.close()
+
+    async def cancel(self, *, keep_spool: bool = False) -> None:
         """Stop everything that is in flight and delete the spool. What nodes have staged is left for a resumed put."""
         tasks = [task for group in self._tasks.values() for task in group] + list(self._already.values())
         if self._ticker is not None:
@@ -141,7 +191,8 @@ class SegmentSender:
         self._outcome.exception()  # retrieved: whoever waits in `add` or `finish` is told
         self._news.set()
         self._stripes.clear()
-        self._spool.close()
+        if not keep_spool:
+            self._spool.close()
 
     @staticmethod
     def _fits_commit(stripe: EncodedStripe) -> bool:
@@ -164,6 +215,8 @@ class SegmentSender:
                 case Settled(stripe):
                     self._stripes.pop(stripe, None)
                     self._news.set()
+                case Enough():
+                    self.enough.set()
                 case Finished(holders):
                     self._outcome.set_result(holders)
                     self._news.set()
@@ -221,9 +274,13 @@ class SegmentSender:
     async def _fragment(self, number: int, index: int) -> tuple[bytes, FragmentRoot]:
         stripe = self._stripes.get(number)
         if stripe is None:
-            shape, data = self._spool.read(number)
-            stripe = await asyncio.to_thread(encode_stripe, shape, data, number)
+            async with self._late:
+                stripe = await asyncio.to_thread(self._encode_again, number)
         return stripe.fragments[index], stripe.records[index].root
+
+    def _encode_again(self, number: int) -> EncodedStripe:
+        shape, data = self._spool.read(number)
+        return encode_stripe(shape, data[: shape.data_bytes], number)
 
     async def _commit(self, index: int, node: NodeID) -> None:
         closing = self._closing

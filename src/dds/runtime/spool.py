@@ -1,8 +1,13 @@
-"""An open segment's data space on disk: written as stripes are made, read back only when a late spare needs an old stripe."""
+"""An open segment's data space on disk: written as stripes are made, read back when a late spare needs an old stripe, or
+when a reader is served from here before the network has the content.
+
+Reads may come from any thread; after `close` they find nothing, rather than what another file has under the same descriptor.
+"""
 
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 from dds.erasure.stripes import EncodedStripe
@@ -17,6 +22,7 @@ class Spool:
         self._path = path
         self._fd: int | None = None
         self._end = 0
+        self._lock = threading.Lock()
         self._where: dict[int, tuple[int, StripeShape]] = {}
 
     def append(self, stripe: EncodedStripe) -> None:
@@ -45,13 +51,24 @@ class Spool:
     def read(self, number: int) -> tuple[StripeShape, bytes]:
         """The stripe's shape and its k slots end to end, padding included."""
         offset, shape = self._where[number]
-        assert self._fd is not None
-        data = os.pread(self._fd, shape.k * shape.slot_bytes, offset)
-        if len(data) != shape.k * shape.slot_bytes:
+        return shape, self._pread(offset, shape.k * shape.slot_bytes)
+
+    def read_slot(self, number: int, slot: int, lo: int, hi: int) -> bytes:
+        """Bytes [lo, hi) of one data slot of a stripe."""
+        offset, shape = self._where[number]
+        return self._pread(offset + slot * shape.slot_bytes + lo, hi - lo)
+
+    def _pread(self, offset: int, size: int) -> bytes:
+        with self._lock:
+            if self._fd is None:
+                raise StorageError(f"the spool {self._path} is closed")
+            data = os.pread(self._fd, size, offset)
+        if len(data) != size:
             raise StorageError(f"the spool {self._path} lost bytes")
-        return shape, data
+        return data
 
     def close(self) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        with self._lock:
+            if self._fd is not None:
+                os.close(self._fd)
+                self._fd = None

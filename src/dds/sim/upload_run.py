@@ -18,7 +18,7 @@ from random import Random
 from typing import Final, assert_never
 
 from dds.primitives.ids import NodeID
-from dds.protocol.upload import Abandon, Commit, Effect, Failed, Failure, Finished, SegmentUpload, Send, Settled
+from dds.protocol.upload import Abandon, Commit, Effect, Enough, Failed, Failure, Finished, SegmentUpload, Send, Settled
 from dds.sim.clock import Clock, Timer
 from dds.sim.link import SharedLink, Transfer
 from dds.sim.nodes import Outcome, SimNode
@@ -54,6 +54,7 @@ class UploadPlan:
     timeout_s: float = 30.0  # of one request
     uplink_bytes_per_s: float | None = None
     outage_s: tuple[float, float] | None = None  # of the client's own link
+    enough: int | None = None  # commits that --ack fast waits for
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class UploadReport:
     seconds: float
     sends: int
     replaced: tuple[tuple[int, NodeID, Failure], ...]
+    enough_s: float | None = None  # when --ack fast would have returned
 
 
 @dataclass(eq=False, slots=True)
@@ -82,7 +84,7 @@ class UploadRun:
         self, nodes: Mapping[NodeID, SimNode], chosen: Sequence[NodeID], spares: Sequence[NodeID], plan: UploadPlan, rng: Random
     ) -> None:
         self._clock, self._nodes, self._plan, self._rng = Clock(), nodes, plan, rng
-        self._machine = SegmentUpload(chosen, spares)
+        self._machine = SegmentUpload(chosen, spares, plan.enough)
         self._lanes = list(chosen)
         self._width = len(chosen)
         self._link = SharedLink(self._clock, plan.uplink_bytes_per_s) if plan.uplink_bytes_per_s else None
@@ -96,6 +98,7 @@ class UploadRun:
         self._encoding = False
         self._settled: set[int] = set()
         self._sends = 0
+        self._enough_s: float | None = None
         self._outcome: Finished | Failed | None = None
 
     def run(self) -> UploadReport:
@@ -104,7 +107,7 @@ class UploadRun:
         ended = self._clock.run(lambda: self._outcome is not None, RUN_S_MAX)
         require(ended and self._outcome is not None, "every upload ends")
         assert self._outcome is not None
-        return UploadReport(self._outcome, self._clock.now, self._sends, tuple(self._machine.replaced))
+        return UploadReport(self._outcome, self._clock.now, self._sends, tuple(self._machine.replaced), self._enough_s)
 
     # -- the host -------------------------------------------------------------------------------------------------------
 
@@ -138,6 +141,8 @@ class UploadRun:
                     self._abandon(effect)
                 case Settled(stripe):
                     self._settle(stripe)
+                case Enough(holders):
+                    self._count_enough(holders)
                 case Finished() | Failed():
                     self._end(effect)
                 case _:
@@ -178,10 +183,20 @@ class UploadRun:
         self._lanes[effect.index] = NodeID(b"")
 
     def _settle(self, stripe: int) -> None:
-        everywhere = all((index, stripe) in self._acked for index in range(self._width))
-        require(everywhere and stripe not in self._settled, "a stripe settles once, when every lane has it")
+        have = sum((index, stripe) in self._acked for index in range(self._width))
+        needed = self._plan.enough or self._width
+        require(have >= needed and stripe not in self._settled, "a stripe settles once, when every lane that must has it")
         self._settled.add(stripe)
         self._encode()
+
+    def _count_enough(self, holders: Sequence[NodeID]) -> None:
+        require(self._enough_s is None, "enough is told once")
+        require(len(set(holders)) == self._plan.enough, "as many distinct nodes as were asked for")
+        for holder in holders:
+            node = self._nodes[holder]
+            held = any(all((index, stripe) in node.staged for stripe in range(self._plan.stripes)) for index in node.committed)
+            require(held, "each of them holds and committed an index")
+        self._enough_s = self._clock.now
 
     # -- requests -------------------------------------------------------------------------------------------------------
 
@@ -234,6 +249,7 @@ class UploadRun:
             require(bool(outcome.missing), "a failure names the indices without a node")
             return
         require(len(set(outcome.holders)) == self._width, "n distinct holders")
+        require(self._plan.enough is None or self._enough_s is not None, "all is enough")
         for index, holder in enumerate(outcome.holders):
             node = self._nodes[holder]
             held = all((index, stripe) in node.staged for stripe in range(self._plan.stripes))

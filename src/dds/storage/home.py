@@ -5,7 +5,7 @@
       identity.key     the creator's Ed25519 seed, 0600
       catalog.sqlite   what this home has published, and uploads that were broken off
       spool/           data space of uploads in progress
-      node/            one node, if this home runs one: node.toml, node.key, store/, node.log, state.json
+      node/            one node, if this home runs one: node.toml, node.key, store/, origin/, node.log, state.json
       devnet/          a local network: devnet.json and nodes/NAME/, each laid out like node/ above
 
 Decides names, permissions, the keys of the configuration and their limits. Does not decide what is in the store, the catalog or
@@ -58,6 +58,7 @@ class ClientConfig:
     network: Label
     bootstrap: Peers = ()  # asked first for content and peers
     dht_bootstrap: Hosts = ()
+    host: Host = "127.0.0.1"  # bound while a put serves its own content; others read from it only at an address they can dial
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,8 @@ class NodeConfig:
     download_bytes_per_s: ByteCount = 0
     memory_bytes_max: Annotated[int, msgspec.Meta(ge=MIB, le=1 << 62)] = 64 * MIB  # bodies in flight, together
     trash_window_s: Annotated[int, msgspec.Meta(ge=0, le=3650 * DAY_S)] = 7 * DAY_S
+    origin_keep_s: Annotated[int, msgspec.Meta(ge=0, le=3650 * DAY_S)] = 3600  # a copy stays so long after the last receipt
+    origin_bytes_max: ByteCount = 100 * GIB  # of an origin's own copies, together
     bootstrap: Peers = ()
     dht_bootstrap: Hosts = ()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -93,6 +96,7 @@ class NodeState:
     address: str  # host:port of the peer interface
     dht_address: str = ""
     started_ms: int = 0  # since the epoch
+    roles: tuple[str, ...] = ()
 
 
 def parse_node_address(text: str) -> tuple[NodeID, str, int]:
@@ -148,6 +152,11 @@ class NodeHome:
     @property
     def state_file(self) -> Path:
         return self.root / "state.json"
+
+    @property
+    def origin_dir(self) -> Path:
+        """One directory for each put that was handed over."""
+        return self.root / "origin"
 
     def read_state(self) -> NodeState | None:
         """The state that the node wrote last; None when there is none. It does not prove that the process still lives."""
