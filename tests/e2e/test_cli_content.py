@@ -215,6 +215,7 @@ def test_a_node_that_cannot_start_takes_the_whole_network_down(own: Program) -> 
     host, _, port = own.nodes()[1]["address"].rpartition(":")
     own.run("devnet", "down")
     with socket.socket() as squatter:
+        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # past the nodes' closed connections
         squatter.bind((host, int(port)))
         squatter.listen()
         assert b"node-01 did not start" in own.run("devnet", "up", code=4).stderr
