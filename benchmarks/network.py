@@ -22,7 +22,7 @@ from typing import Final
 import psutil
 import uvloop
 
-from benchmarks import transport
+from benchmarks import bare
 from benchmarks.rows import Row
 from dds.primitives.units import GIB, MIB
 from dds.runtime.client import Client, open_client
@@ -35,6 +35,7 @@ MEMORY_BYTES: Final = 2 * GIB
 SMALL_BYTES: Final = 2000
 SMALL_FILES: Final = 1000
 SINGLES: Final = 100
+NODES: Final = 20
 
 
 @dataclass(slots=True)
@@ -77,10 +78,10 @@ def random_file(path: Path, size: int) -> Path:
 
 
 def run(large_bytes: int = LARGE_BYTES, memory_bytes: int = MEMORY_BYTES) -> list[Row]:
-    bare = {(f.method, f.size_bytes): f.cpu_s_per_gib for f in transport.run(1.0) if f.side == "bare"}
+    put_s, get_s = bare.cpu_seconds(NODES, large_bytes, large_bytes)
     with running_devnet() as bench:
         rows = [Row("fresh node, resident", bench.node_rss_bytes() / MIB, "MiB", target=80)]
-        rows += uvloop.run(_large(bench, large_bytes, bare["PUT", MIB], bare["GET", MIB]))
+        rows += uvloop.run(_large(bench, large_bytes, put_s / large_bytes, get_s / large_bytes))
         rows += uvloop.run(_small(bench))
         rows.append(Row("loaded node, resident", bench.node_rss_bytes() / MIB, "MiB", target=140))
         rows += _memory(bench, memory_bytes)
@@ -88,6 +89,7 @@ def run(large_bytes: int = LARGE_BYTES, memory_bytes: int = MEMORY_BYTES) -> lis
 
 
 async def _large(bench: Bench, size: int, bare_put: float, bare_get: float) -> list[Row]:
+    """`bare_put`, `bare_get`: the baseline's CPU seconds a byte."""
     source = random_file(bench.scratch / "large", size)
     async with open_client(bench.home) as client:
         cpu, began = bench.cpu_s(), time.perf_counter()
@@ -98,8 +100,8 @@ async def _large(bench: Bench, size: int, bare_put: float, bare_get: float) -> l
         get_s, get_cpu = time.perf_counter() - began, bench.cpu_s() - cpu
     same = subprocess.run(["cmp", str(source), str(bench.scratch / "copy")], check=False).returncode == 0
     assert same, "the copy differs"
-    stored = bare_put * put.encoded_bytes / GIB
-    read = bare_get * size / GIB
+    stored = bare_put * put.encoded_bytes
+    read = bare_get * size
     source.unlink()
     (bench.scratch / "copy").unlink()
     return [

@@ -76,7 +76,7 @@ async def _bare_put(request: web.Request) -> web.Response:
     return web.Response(status=201)
 
 
-def _bare_context(kind: int, key: SigningKey) -> ssl.SSLContext:
+def bare_context(kind: int, key: SigningKey) -> ssl.SSLContext:
     context = ssl.SSLContext(kind)
     context.check_hostname = False
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -96,12 +96,12 @@ async def _serve_ours(pipe: Pipe) -> None:
     await server.stop(0)
 
 
-async def _serve_bare(pipe: Pipe) -> None:
+async def serve_bare(pipe: Pipe) -> None:
     app = web.Application(client_max_size=4 * MIB)
     app.add_routes([web.get("/{size}", _bare_get), web.put("/{size}", _bare_put)])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=_bare_context(ssl.PROTOCOL_TLS_SERVER, SERVER))
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=bare_context(ssl.PROTOCOL_TLS_SERVER, SERVER))
     await site.start()
     pipe.send(runner.addresses[0][1])
     await _answer_with_cpu(pipe)
@@ -124,7 +124,7 @@ async def _answer_with_cpu(pipe: Pipe) -> None:
     asyncio.get_running_loop().remove_reader(pipe.fileno())
 
 
-def _process(serve: Callable[[Pipe], Awaitable[None]], pipe: Pipe) -> None:
+def serve_process(serve: Callable[[Pipe], Awaitable[None]], pipe: Pipe) -> None:
     keep_freed_memory()
 
     async def main() -> None:
@@ -150,7 +150,7 @@ async def _with_ours(port: int, measure: Callable[[Exchange], Awaitable[None]]) 
 
 
 async def _with_bare(port: int, measure: Callable[[Exchange], Awaitable[None]]) -> None:
-    context = _bare_context(ssl.PROTOCOL_TLS_CLIENT, CLIENT)
+    context = bare_context(ssl.PROTOCOL_TLS_CLIENT, CLIENT)
     bodies = {size: BODY[:size] for size in (64 * KIB, MIB)}
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
 
@@ -166,7 +166,7 @@ async def _with_bare(port: int, measure: Callable[[Exchange], Awaitable[None]]) 
         await measure(exchange)
 
 
-SIDES: Final = {"ours": (_serve_ours, _with_ours), "bare": (_serve_bare, _with_bare)}
+SIDES: Final = {"ours": (_serve_ours, _with_ours), "bare": (serve_bare, _with_bare)}
 
 
 # ---- the comparison
@@ -221,7 +221,7 @@ async def _open(sides: list[Side], names: list[str], seconds: float, into: list[
     serve, dial = SIDES[names[0]]
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_process, args=(serve, there), daemon=True)
+    process = context.Process(target=serve_process, args=(serve, there), daemon=True)
     process.start()
     there.close()
 

@@ -114,6 +114,19 @@ def test_a_straggler_is_replaced_once_others_have_answered() -> None:
     assert effects == [Abandon(5, node(5), Failure.SLOW), Send(5, node(100), 0)]
 
 
+def test_making_a_fragment_again_is_not_the_nodes_delay() -> None:
+    """A spare's fragments were encoded again one after the other; the wait was held against its node, and the next spare had
+    even more to wait for."""
+    machine = an_upload(6, 2)
+    answer_all(machine, machine.stripe_ready(0, 6, 0.0), 0.1, but=frozenset({node(5)}))
+    assert sends(machine.tick(STRAGGLER_S_MIN + 0.1)) == [(5, node(100), 0)]
+    machine.preparing(5, node(100), 0)
+    assert machine.tick(60.0) == []
+    machine.departed(5, node(100), 0, 60.0)
+    assert machine.tick(60.0 + STRAGGLER_S_MIN - 0.1) == []
+    assert sends(machine.tick(60.0 + STRAGGLER_S_MIN + 0.1)) == [(5, node(101), 0)]
+
+
 def test_when_every_lane_is_late_nobody_is_replaced() -> None:
     """One tick used to hand every lane's node to the next lane, all of them starting again from the first stripe."""
     machine = an_upload(6, 3)

@@ -22,6 +22,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from math import inf
 from statistics import median
 from typing import Final
 
@@ -204,6 +205,18 @@ class SegmentUpload:
         """No more stripes will come and the encoding record exists: lanes that have everything may commit."""
         self._complete = True
         return [effect for lane in self._lanes for effect in self._advance(lane, now)]
+
+    def preparing(self, index: int, node: NodeID, stripe: int) -> None:
+        """The fragment has to be made again before it can be sent: until `departed`, the wait is ours and not the node's."""
+        lane = self._lane(index, node)
+        if lane is not None and stripe in lane.flying:
+            lane.flying[stripe] = inf
+
+    def departed(self, index: int, node: NodeID, stripe: int, now: float) -> None:
+        """The fragment that was being prepared is sent now."""
+        lane = self._lane(index, node)
+        if lane is not None and stripe in lane.flying:
+            lane.flying[stripe] = now
 
     def staged(self, index: int, node: NodeID, stripe: int, now: float) -> list[Effect]:
         lane = self._lane(index, node)

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Final
 
 from dds.erasure.layout import SlotRange
-from dds.erasure.stripes import EncodedStripe, encode_stripe
+from dds.erasure.reed_solomon import encode
+from dds.erasure.stripes import EncodedStripe
 from dds.placement.draw import Draw
 from dds.primitives.errors import (
     DDSError,
     IntegrityError,
+    LocalError,
     NotEnoughNodes,
     PeerRefused,
     PeerTimeout,
@@ -45,7 +47,7 @@ from dds.runtime.network import Network
 from dds.runtime.spool import Spool
 from dds.wire.api import INLINE_BYTES_MAX, CommitReply, CommitRequest, StagedReply
 from dds.wire.receipts import Receipt, open_receipt
-from dds.wire.segment import EncodingRecord
+from dds.wire.segment import EncodingRecord, StripeShape
 
 log = logging.getLogger(__name__)
 
@@ -87,10 +89,12 @@ class SegmentSender:
     on_sent: Callable[[int], None] = lambda count: None
     fast_m: int | None = None  # with --ack fast: the parity fragments of which floor(m/3) need not have their receipts
     enough: asyncio.Event = field(default_factory=asyncio.Event)  # so many receipts are there (with `fast_m`)
-    _late: asyncio.Lock = field(default_factory=asyncio.Lock)  # one stripe at a time is encoded again
+    _late: asyncio.Lock = field(default_factory=asyncio.Lock)  # one fragment at a time is made again
     _machine: SegmentUpload = field(init=False)
     _spool: Spool = field(init=False)
-    _stripes: dict[int, EncodedStripe] = field(default_factory=dict)
+    _stripes: dict[int, EncodedStripe] = field(default_factory=dict)  # whose fragments are in memory
+    _shapes: dict[int, StripeShape] = field(default_factory=dict)
+    _roots: dict[int, list[FragmentRoot]] = field(default_factory=dict)
     _tasks: dict[tuple[int, NodeID], set[asyncio.Task[None]]] = field(default_factory=dict)
     _already: dict[NodeID, asyncio.Task[set[bytes]]] = field(default_factory=dict)
     _receipts: dict[int, Receipt] = field(default_factory=dict)
@@ -123,6 +127,8 @@ class SegmentSender:
             self._ticker = asyncio.create_task(self._tick())
         await asyncio.to_thread(self._spool.append, stripe)  # a disk under load must not hold up what is being sent
         self._stripes[stripe.number] = stripe
+        self._shapes[stripe.number] = stripe.shape
+        self._roots[stripe.number] = [record.root for record in stripe.records]
         self._perform(self._machine.stripe_ready(stripe.number, len(stripe.fragments), self._now()))
         while len(self._stripes) >= WINDOW_STRIPES and not self._outcome.done():
             self._news.clear()
@@ -158,7 +164,7 @@ class SegmentSender:
     @property
     def receipted(self) -> tuple[NodeID, ...]:
         """Those whose receipts are here, by index."""
-        return tuple(self._receipts[index].node_id for index in sorted(self._receipts))
+        return tuple(NodeID(self._receipts[index].node_id) for index in sorted(self._receipts))
 
     def read(self, ranges: Sequence[SlotRange]) -> bytes:
         """Bytes of the data space, from the spool or from what is held back for the commit. Blocks on the disk.
@@ -246,11 +252,14 @@ class SegmentSender:
 
     async def _send(self, index: int, node: NodeID, stripe: int) -> None:
         try:
-            fragment, root = await self._fragment(stripe, index)
+            root = self._roots[stripe][index]
             if root not in await self._staged_at(node):
+                fragment = await self._fragment(stripe, index, node)
                 path = f"/v1/uploads/{self.upload_id.hex()}/{root.hex()}"
                 await self.network.client.put(node, path, fragment, timeout_s=STAGE_TIMEOUT_S)
                 self._count(len(fragment))
+        except LocalError as error:  # our disk, not the node
+            self._fail_locally(error)
         except DDSError as error:
             self._fail(index, node, error)
         else:
@@ -271,16 +280,24 @@ class SegmentSender:
             return set(reply.roots)
         return set()
 
-    async def _fragment(self, number: int, index: int) -> tuple[bytes, FragmentRoot]:
+    async def _fragment(self, number: int, index: int, node: NodeID) -> bytes:
         stripe = self._stripes.get(number)
-        if stripe is None:
-            async with self._late:
-                stripe = await asyncio.to_thread(self._encode_again, number)
-        return stripe.fragments[index], stripe.records[index].root
+        if stripe is not None:
+            return stripe.fragments[index]
+        self._machine.preparing(index, node, number)
+        async with self._late:
+            fragment = await asyncio.to_thread(self._make_again, number, index)
+        self._machine.departed(index, node, number, self._now())
+        return fragment
 
-    def _encode_again(self, number: int) -> EncodedStripe:
-        shape, data = self._spool.read(number)
-        return encode_stripe(shape, data[: shape.data_bytes], number)
+    def _make_again(self, number: int, index: int) -> bytes:
+        """One fragment of a stripe that has left memory: a data slot as it was spooled, or one parity row."""
+        shape = self._shapes[number]
+        if index < shape.k or shape.k == 1:
+            return self._spool.read_slot(number, min(index, shape.k - 1), 0, shape.slot_bytes)
+        _, data = self._spool.read(number)
+        slots = [memoryview(data)[at : at + shape.slot_bytes] for at in range(0, len(data), shape.slot_bytes)]
+        return encode(shape.k, shape.m, slots)[index - shape.k]
 
     async def _commit(self, index: int, node: NodeID) -> None:
         closing = self._closing
@@ -319,6 +336,11 @@ class SegmentSender:
         if claim != due:
             raise IntegrityError("a receipt for something else than was sent", expected=str(due), actual=str(claim))
         return receipt
+
+    def _fail_locally(self, error: LocalError) -> None:
+        if not self._outcome.done():
+            self._outcome.set_exception(error)
+        self._news.set()
 
     def _fail(self, index: int, node: NodeID, error: DDSError) -> None:
         log.info("segment upload: %s failed for index %d: %s: %s", id_text(node), index, error.code, error.message)
