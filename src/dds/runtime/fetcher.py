@@ -24,6 +24,7 @@ from dds.primitives.errors import DDSError, FormatError, IntegrityError, NotEnou
 from dds.primitives.ids import NodeID, SegmentID, id_text
 from dds.primitives.units import LEAF_BYTES
 from dds.protocol.download import Cancel, Effect, Fetch, Ready, StripeRead, Stuck, Wanted
+from dds.runtime.holders import search_holders
 from dds.runtime.network import Network
 from dds.runtime.results import Culprit
 from dds.runtime.segments import Segment
@@ -101,6 +102,7 @@ class Fetcher:
     decoded_stripes: int = 0
     pieces: PieceCache = field(default_factory=PieceCache)
     culprits: list[Culprit] = field(default_factory=list)
+    _searches: dict[SegmentID, asyncio.Task[bool]] = field(default_factory=dict)
 
     async def blocks(self, segment: Segment, entries: Sequence[Entry]) -> list[bytes]:
         """The verified blocks of `entries`, in order.
@@ -150,6 +152,21 @@ class Fetcher:
         return stripes, [_assemble(stripes, plan) for plan in plans]
 
     async def _stripe(self, segment: Segment, number: int, wanted: list[Wanted]) -> StripeBytes:
+        """Columns of a stripe, from the holders we know of or, when those are too few, from whoever else has fragments."""
+        try:
+            return await self._known_stripe(segment, number, wanted)
+        except NotEnoughFragments:
+            if not await self._search(segment):
+                raise
+            return await self._known_stripe(segment, number, wanted)
+
+    async def _search(self, segment: Segment) -> bool:
+        """Whether more holders are known now; they are looked for once."""
+        if segment.segment_id not in self._searches:
+            self._searches[segment.segment_id] = asyncio.create_task(search_holders(self.network, segment))
+        return await asyncio.shield(self._searches[segment.segment_id])
+
+    async def _known_stripe(self, segment: Segment, number: int, wanted: list[Wanted]) -> StripeBytes:
         shape = segment.record.stripes[number]
         ranking, now = self.network.ranking, asyncio.get_running_loop().time()
         width = shape.k + shape.m

@@ -28,6 +28,7 @@ from dds.primitives.ids import NodeID
 from dds.runtime.content_blocks import ContentBlocks
 from dds.runtime.dag_host import READ_WINDOW, drive
 from dds.runtime.fetcher import Fetcher
+from dds.runtime.holders import indices_held, search_holders
 from dds.runtime.network import Network
 from dds.runtime.origin_blocks import OriginBlocks
 from dds.runtime.resolver import Found, Resolver
@@ -36,7 +37,6 @@ from dds.runtime.segments import Segment
 from dds.runtime.tasks import cancel_all, gather_all
 from dds.runtime.write_behind import WriteBehind, Writer
 from dds.storage.sink import StreamWriter, TreeWriter
-from dds.wire.api import HoldingReply, HoldingRequest
 from dds.wire.manifest import Manifest
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,6 @@ MANIFESTS_TRIED_MAX: Final = 4
 STALL_S: Final = 5.0  # without a byte, and an origin is read instead
 ORIGIN_PATIENCE_S: Final = 0.5  # how long a manifest is waited for once the DHT has named an origin
 DESCRIBED_AT_ONCE: Final = 64
-HOLDING_TIMEOUT_S: Final = 3.0
-SMALL_REPLY_BYTES_MAX: Final = 64 << 10
 
 
 class BlockSource(Protocol):
@@ -304,29 +302,28 @@ class Reading:
 
     async def _segment_stat(self, segment: Segment) -> SegmentStat:
         record = segment.record
+        live = await self._live_holders(segment)
+        if len(live) < record.width and await search_holders(self.network, segment):
+            live = await self._live_holders(segment)
         holders: list[HolderStat] = []
-        nodes = [(index, node) for index in range(record.width) for node in segment.holders_of(index)[:1]]
-        live = await gather_all([self._is_live(segment, index, node) for index, node in nodes])
-        for (index, node), alive in zip(nodes, live, strict=True):
-            region, operator = self.network.labels(node)
-            holders.append(HolderStat(index, node, region, operator, alive))
+        for index in range(record.width):
+            for node in live.get(index, segment.holders_of(index))[:1]:
+                region, operator = self.network.labels(node)
+                holders.append(HolderStat(index, node, region, operator, index in live))
         encoded = sum(fragment.size for row in record.records for fragment in row)
         k = max(shape.k for shape in record.stripes)
-        return SegmentStat(segment.segment_id, k, record.width, sum(live), len(record.stripes), encoded, holders)
+        return SegmentStat(segment.segment_id, k, record.width, len(live), len(record.stripes), encoded, holders)
 
-    async def _is_live(self, segment: Segment, index: int, node: NodeID) -> bool:
-        try:
-            reply = await self.network.client.call(
-                node,
-                "/v1/segments",
-                HoldingRequest([segment.segment_id]),
-                HoldingReply,
-                max_bytes=SMALL_REPLY_BYTES_MAX,
-                timeout_s=HOLDING_TIMEOUT_S,
-            )
-        except DDSError:
-            return False
-        return len(reply.indices) == 1 and index in reply.indices[0]
+    async def _live_holders(self, segment: Segment) -> dict[int, list[NodeID]]:
+        """By index, who of those we know of says that it has the fragment."""
+        nodes = segment.nodes()
+        held = await gather_all([indices_held(self.network, node, segment.segment_id) for node in nodes])
+        live: dict[int, list[NodeID]] = {}
+        for node, indices in zip(nodes, held, strict=True):
+            for index in indices:
+                if 0 <= index < segment.record.width:
+                    live.setdefault(index, []).append(node)
+        return live
 
     def _content_stat(self, manifest: Manifest, segments: list[SegmentStat]) -> ContentStat:
         nodes = {holder.node for segment in segments for holder in segment.holders}

@@ -29,6 +29,7 @@ from dds.primitives.cid import CID
 from dds.primitives.errors import DDSError, NotEnoughNodes, UnavailableError
 from dds.primitives.hashing import tagged_hash
 from dds.primitives.ids import NodeID, PublisherID, SegmentID, UploadID, id_text
+from dds.runtime.holders import indices_held
 from dds.runtime.network import Network
 from dds.runtime.packer import Packer, Place, PlacedRun
 from dds.runtime.put_origin import PutOrigin
@@ -39,7 +40,7 @@ from dds.runtime.tasks import cancel_all, gather_all
 from dds.storage.block_file import BlockFile
 from dds.storage.catalog import Catalog, ContentNote
 from dds.storage.source import BuiltTree, SourceOptions, build_dag, build_stream
-from dds.wire.api import HoldingReply, HoldingRequest, ManifestReply, ManifestRequest
+from dds.wire.api import ManifestReply, ManifestRequest
 from dds.wire.manifest import INLINE_BODY_BYTES_MAX, Body, Manifest, Run, Section, SegmentRow, encode_body, section_cid
 from dds.wire.segment import ENCODING_TAG
 from dds.wire.signed import sign
@@ -49,7 +50,6 @@ T = TypeVar("T")
 
 SEGMENTS_IN_FLIGHT_MAX: Final = 2
 SEGMENTS_UNFINISHED_MAX: Final = 4  # with --ack fast, those that lack only their last receipts are counted too
-HOLDING_TIMEOUT_S: Final = 3.0
 MANIFEST_TIMEOUT_S: Final = 10.0
 SMALL_REPLY_BYTES_MAX: Final = 64 << 10
 ROWS_PER_SECTION: Final = 400  # segment rows and as many runs: about 230 KB at n = 16
@@ -318,8 +318,9 @@ class Put:
         if segment is None:
             return False
         record, holders = segment.record, cached.holders
-        held = await gather_all([self._holds(node, index, segment_id) for index, node in enumerate(holders)])
-        live, tolerance = sum(held), record.loss_tolerance
+        held = await gather_all([indices_held(self.network, node, segment_id) for node in holders])
+        live = sum(index in indices for index, indices in enumerate(held))
+        tolerance = record.loss_tolerance
         if live < record.width - tolerance // 3:
             self._notes.append(f"an earlier segment is held by only {live} of {record.width} nodes: its blocks are sent anew")
             self.catalog.forget_segment(segment_id)
@@ -328,20 +329,6 @@ class Put:
             self._notes.append(f"an earlier segment is reused although only {live} of its {record.width} nodes answer")
         self._rows[segment_id] = SegmentRow(segment_id, tuple(holders))
         return True
-
-    async def _holds(self, node: NodeID, index: int, segment_id: SegmentID) -> bool:
-        try:
-            reply = await self.network.client.call(
-                node,
-                "/v1/segments",
-                HoldingRequest([segment_id]),
-                HoldingReply,
-                max_bytes=SMALL_REPLY_BYTES_MAX,
-                timeout_s=HOLDING_TIMEOUT_S,
-            )
-        except DDSError:
-            return False
-        return len(reply.indices) == 1 and index in reply.indices[0]
 
     # -- the manifest -----------------------------------------------------------------------------------------------------
 

@@ -29,11 +29,13 @@ class Segment:
         default_factory=dict
     )  # small fragments that came with the manifest
 
-    def learn_holder(self, index: int, node: NodeID) -> None:
-        """A hint that `node` has fragment `index`; hints cost a wasted request at worst."""
+    def learn_holder(self, index: int, node: NodeID) -> bool:
+        """A hint that `node` has fragment `index`; hints cost a wasted request at worst. Whether it is new."""
         known = self._holders.setdefault(index, [])
-        if node not in known and len(known) < HOLDERS_PER_INDEX_MAX and index < self.record.width:
-            known.append(node)
+        if node in known or len(known) >= HOLDERS_PER_INDEX_MAX or not 0 <= index < self.record.width:
+            return False
+        known.append(node)
+        return True
 
     def learn_holders(self, holders: Iterable[NodeID]) -> None:
         for index, node in enumerate(holders):
