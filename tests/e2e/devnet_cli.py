@@ -43,6 +43,11 @@ class Program:
         assert done.returncode == code, f"dds {argv}: {done.returncode}\n{done.stdout[-2000:]!r}\n{done.stderr.decode()}"
         return done
 
+    def attempt(self, *argv: object) -> int:
+        """The exit code of a command that may fail."""
+        command = [*COMMAND, *map(str, argv)]
+        return subprocess.run(command, env=self.environment, capture_output=True, timeout=TIMEOUT_S, check=False).returncode
+
     def text(self, *argv: object, stdin: bytes = b"") -> str:
         """Standard output without its last newline."""
         return self.run(*argv, stdin=stdin).stdout.decode().removesuffix("\n")

@@ -83,6 +83,11 @@ class Job:
         return self.saved.state in (READING, SENDING)
 
     @property
+    def content(self) -> CID:
+        assert self.blocks is not None, "known once it is read"
+        return self.blocks.content
+
+    @property
     def copy_bytes(self) -> int:
         return 0 if self.blocks is None else self.blocks.size_bytes
 
@@ -227,11 +232,14 @@ class Origin:
         """
         if job.saved.state == FAILED:
             return
-        if job.saved.state == READING:
+        if job.saved.state != READING or self._directory.has_copy(job.id):
+            job.blocks = await asyncio.to_thread(BlockFile, self._directory.path(job.id))
+        else:
             async with self._one_reader:
                 await self._read(job)
-        else:
-            job.blocks = await asyncio.to_thread(BlockFile, self._directory.path(job.id))
+        if job.saved.state == READING:
+            await self._save(job, state=SENDING)
+            event(_log, logging.INFO, "job read", job=job.id, content=cid_text(job.content), bytes=job.copy_bytes)
         job.tasks.append(asyncio.create_task(self._announce(job)))
         if job.saved.state == SENDING:
             await self._send_until_done(job)
@@ -266,8 +274,6 @@ class Origin:
         except asyncio.CancelledError:
             await asyncio.gather(reading, return_exceptions=True)
             raise
-        await self._save(job, state=SENDING)
-        event(_log, logging.INFO, "job read", job=job.id, content=cid_text(job.blocks.content), bytes=job.copy_bytes)
 
     async def _send_until_done(self, job: Job) -> None:
         """Try until all receipts are there.
@@ -288,7 +294,7 @@ class Origin:
             else:
                 job.failure = None
                 await self._save(job, state=DONE, is_enough=True, ended_ms=_now_ms(), result=result)
-                event(_log, logging.INFO, "job done", job=job.id, content=cid_text(CID(result.content)))
+                event(_log, logging.INFO, "job done", job=job.id, content=cid_text(job.content))
                 return
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, RETRY_S_MAX)
@@ -315,8 +321,7 @@ class Origin:
 
     async def _is_enough(self, job: Job, network: Network, holders: list[NodeID]) -> None:
         """The content can be read without us: say where, and note it. The receipts are durable where they were given."""
-        assert job.blocks is not None
-        await network.announce(job.blocks.content, holders)
+        await network.announce(job.content, holders)
         await self._save(job)
 
     async def _open(self) -> tuple[Network, Catalog]:
@@ -346,10 +351,9 @@ class Origin:
             return network
 
     async def _announce(self, job: Job) -> None:
-        assert job.blocks is not None
         parts = self._parts
         while True:
-            await put_origin_record(parts.dht, parts.node_key, self._config.network, job.blocks.content, parts.addresses())
+            await put_origin_record(parts.dht, parts.node_key, self._config.network, job.content, parts.addresses())
             await asyncio.sleep(RENEW_S)
 
     async def _fail(self, job: Job, error: DDSError) -> None:

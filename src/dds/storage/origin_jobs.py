@@ -94,6 +94,10 @@ class JobDirectory:
                     log.error("job %s cannot be read and is left alone: %s", directory, error)
         yield from sorted(found, key=lambda pair: pair[1].created_ms)
 
+    def has_copy(self, job: str) -> bool:
+        """Whether the whole source has been copied, whatever the job's note says: the index is written last."""
+        return (self.path(job) / INDEX_NAME).exists()
+
     def remove_copy(self, job: str) -> None:
         """Free what a job took; it is still shown."""
         for name in (INDEX_NAME, BLOCKS_NAME):
