@@ -3,7 +3,7 @@
     blocks   for each distinct block, in the post-order of its first occurrence: head, then the block's bytes
              head = CID (36 bytes), length u32, position u64 (big-endian)
     index    magic, the tree's totals (root CID, then seven u64: tsize, filesize, files, directories, symbolic links, content
-             bytes, blocks), then a row for each block, sorted by CID: CID, offset u64, length u32
+             bytes, blocks), SHA-256 of these, then a row for each block, sorted by CID: CID, offset u64, length u32
 
 The index is written last, atomically, after the blocks are synced: a file without an index was not finished and counts for
 nothing. Looking a block up is a binary search in the index on disk, so a kept content costs no memory, however large.
@@ -23,6 +23,7 @@ from dds.content.block import Block, Built
 from dds.content.builder import Sink
 from dds.primitives.cid import CID, cid_text, matches
 from dds.primitives.errors import ConfigError, CorruptError, LimitError, StorageError
+from dds.primitives.hashing import sha256
 from dds.primitives.units import BLOCK_BYTES_MAX, CID_BYTES, human_bytes
 from dds.storage.fileops import disk_errors
 from dds.storage.home import write_atomic
@@ -33,6 +34,7 @@ INDEX_NAME: Final = "index"
 _MAGIC: Final = b"DDSBLK1\n"
 _HEAD: Final = struct.Struct(f">{CID_BYTES}sIQ")
 _TOTALS: Final = struct.Struct(f">8s{CID_BYTES}s7Q")
+_HEADER_BYTES: Final = _TOTALS.size + 32
 _ROW: Final = struct.Struct(f">{CID_BYTES}sQI")
 _BUFFER_BYTES: Final = 1 << 20
 
@@ -94,7 +96,7 @@ class BlockFileWriter:
             os.fsync(self._file.fileno())
             self._file.close()
         try:
-            write_atomic(self._directory / INDEX_NAME, totals + rows)
+            write_atomic(self._directory / INDEX_NAME, totals + sha256(totals) + rows)
         except ConfigError as error:
             raise StorageError(error.message) from None
         return BlockFile(self._directory)
@@ -121,18 +123,19 @@ class BlockFile:
                 raise CorruptError(f"{directory} was never finished")
             index = os.open(directory / INDEX_NAME, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                totals = os.pread(index, _TOTALS.size, 0)
-                rows_bytes = os.fstat(index).st_size - _TOTALS.size
+                header = os.pread(index, _HEADER_BYTES, 0)
+                rows_bytes = os.fstat(index).st_size - _HEADER_BYTES
                 blocks = os.open(directory / BLOCKS_NAME, os.O_RDONLY | os.O_CLOEXEC)
             except BaseException:
                 os.close(index)
                 raise
             self._descriptors = index, blocks
-            self.size_bytes = os.fstat(blocks).st_size + rows_bytes + _TOTALS.size
-        self._take_totals(totals, rows_bytes)
+            self.size_bytes = os.fstat(blocks).st_size + rows_bytes + _HEADER_BYTES
+        self._take_totals(header, rows_bytes)
 
-    def _take_totals(self, totals: bytes, rows_bytes: int) -> None:
-        if len(totals) != _TOTALS.size or totals[: len(_MAGIC)] != _MAGIC:
+    def _take_totals(self, header: bytes, rows_bytes: int) -> None:
+        totals = header[: _TOTALS.size]
+        if totals[: len(_MAGIC)] != _MAGIC or sha256(totals) != header[_TOTALS.size :]:
             self.close()
             raise CorruptError(f"{self._directory / INDEX_NAME} is not an index of blocks")
         _, root, tsize, filesize, files, directories, symlinks, content_bytes, count = _TOTALS.unpack(totals)
@@ -164,7 +167,7 @@ class BlockFile:
         low, high = 0, self._count
         while low < high:
             middle = (low + high) // 2
-            row = os.pread(index, _ROW.size, _TOTALS.size + middle * _ROW.size)
+            row = os.pread(index, _ROW.size, _HEADER_BYTES + middle * _ROW.size)
             if len(row) != _ROW.size:
                 return None
             at, offset, length = _ROW.unpack(row)
@@ -180,6 +183,7 @@ class BlockFile:
             CorruptError: a block is not what it was.
             StorageError, and whatever `sink` raises.
         """
+        last = b""
         with disk_errors(f"reading {self._directory}"), (self._directory / BLOCKS_NAME).open("rb", _BUFFER_BYTES) as file:
             while head := file.read(_HEAD.size):
                 if len(head) != _HEAD.size:
@@ -189,6 +193,9 @@ class BlockFile:
                 if not matches(CID(cid), data):
                     raise CorruptError(f"block {cid_text(CID(cid))} in {self._directory} is damaged")
                 sink(Block(CID(cid), data), position)
+                last = cid
+        if last != self.content:  # the root comes last
+            raise CorruptError(f"{self._directory / BLOCKS_NAME} does not end with the root of its content")
         return self.built
 
     def close(self) -> None:
