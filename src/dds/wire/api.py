@@ -15,6 +15,7 @@
     POST /v1/read                          ReadRequest -> frame list
     POST /v1/leaves                        LeavesRequest -> LeavesReply: leaves with their paths, for finding a liar
     GET  /v1/blocks/{cid}                  one raw block (an origin, later an edge cache)
+    /v1/origin/jobs                        see wire/origin.py
 
 {upload} and {root} are hex; {segment} is an identifier's text form; {cid} a CID's. Only authenticated peers may write.
 A frame list is: count u32, then for each frame its length u32 (0xffffffff: absent), then the frames' bytes end to end.
