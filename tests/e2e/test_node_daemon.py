@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from dds.primitives.cid import CID, cid_of, cid_text
-from dds.primitives.errors import PeerRefused, PeerUnreachable
+from dds.primitives.errors import ConfigError, PeerRefused, PeerUnreachable
 from dds.primitives.ids import id_text
 from dds.primitives.keys import SigningKey
 from dds.primitives.units import LEAF_BYTES, MIB
@@ -436,8 +436,8 @@ async def test_an_origin_may_serve_blocks_and_others_have_none(tmp_path: Path) -
     async def source(cid: CID) -> bytes | None:
         return block if cid == cid_of(block) else None
 
-    files = NodeHome(tmp_path / "origin")
-    files.root.mkdir(mode=0o700)
+    files = NodeHome(tmp_path / "home" / "node")
+    files.root.mkdir(mode=0o700, parents=True)
     async with open_node(config, files) as node, PeerClient(None, network=NETWORK) as client:
         host, port = parse_host_port(node.addresses[0])
         client.learn(node.node_id, [(host, port)])
@@ -447,6 +447,14 @@ async def test_an_origin_may_serve_blocks_and_others_have_none(tmp_path: Path) -
         assert refused.value.status == 404
         node.routes.serve_blocks(source)
         assert await client.get(node.node_id, path, max_bytes=MIB, timeout_s=5) == block
+
+
+async def test_an_origin_outside_a_home_is_refused(tmp_path: Path) -> None:
+    files = NodeHome(tmp_path / "anywhere")
+    files.root.mkdir(mode=0o700)
+    with pytest.raises(ConfigError, match="home"):
+        async with open_node(replace(SMALL_NODE, roles=("ssn", "origin")), files):
+            pass
 
 
 def test_a_daemon_carries_no_heavy_library() -> None:
