@@ -148,8 +148,9 @@ class Resolver:
             if ready is not None:
                 return ready
         tried: set[NodeID] = set()
-        for wave in (self._named(row), self._announced(row.segment_id)):
-            nodes = [node for node in await wave if node not in tried]
+        for named in (True, False):
+            wave = await (self._named(row) if named else self._announced(row.segment_id))
+            nodes = [node for node in wave if node not in tried]
             tried.update(nodes)
             segment = await self._first_record(row.segment_id, nodes)
             if segment is not None:
