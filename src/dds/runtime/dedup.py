@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from dds.erasure.geometry import Geometry
 from dds.primitives.cid import CID
-from dds.primitives.errors import DDSError
+from dds.primitives.errors import DDSError, InputError
 from dds.primitives.ids import NodeID, SegmentID, id_text
 from dds.runtime.fetcher import Fetcher
 from dds.runtime.hooks import Hooks
@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 NETWORK: Final = "network"
 HOME: Final = "home"
 OFF: Final = "off"
+MODES: Final = (NETWORK, HOME, OFF)
 
 HOLDING_TIMEOUT_S: Final = 3.0
 HOLDING_REPLY_BYTES_MAX: Final = 64 << 10
@@ -83,6 +84,8 @@ class Reuse:
     """One put's reuse. All methods belong to the event loop."""
 
     def __init__(self, network: Network, catalog: Catalog, geometry: Geometry, mode: str, notes: list[str]) -> None:
+        if mode not in MODES:
+            raise InputError(f"no such way of deduplication: {mode[:20]!r}", hint="it is one of " + ", ".join(MODES))
         self.mode = mode
         self.rows: dict[SegmentID, SegmentRow] = {}  # of the segments that are reused
         self.from_others: set[SegmentID] = set()
@@ -91,7 +94,7 @@ class Reuse:
         self._at_home: dict[SegmentID, asyncio.Task[_Known | None]] = {}
         self._entry_counts: dict[SegmentID, int] = {}
         self._open: dict[SegmentID, _Known] = {}  # by hooks, oldest first
-        self._learning: dict[SegmentID, asyncio.Task[_Known | None]] = {}
+        self._learning: dict[tuple[SegmentID, bytes], asyncio.Task[_Known | None]] = {}  # by segment and who says so
         self._asked: set[CID] = set()
         self._lookups: set[asyncio.Task[None]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -288,11 +291,12 @@ class Reuse:
                 self._in_vain += 1
 
     async def _learn(self, hook: SegmentHook) -> _Known | None:
-        """The segment that a hook names; tried once, however many hooks lead to it."""
+        """The segment that a hook names; tried once, however many hooks of its publisher lead to it."""
         segment_id = SegmentID(hook.segment_id)
-        task = self._learning.get(segment_id)
+        key = segment_id, hook.publisher
+        task = self._learning.get(key)
         if task is None:
-            task = self._learning[segment_id] = self._spawn(self._learn_once(segment_id, hook))
+            task = self._learning[key] = self._spawn(self._learn_once(segment_id, hook))
         return await asyncio.shield(task)
 
     async def _learn_once(self, segment_id: SegmentID, hook: SegmentHook) -> _Known | None:
@@ -318,7 +322,7 @@ class Reuse:
 
     async def _vet(self, segment_id: SegmentID, hook: SegmentHook) -> _Known | None:
         row = SegmentRow(segment_id, tuple(NodeID(holder) for holder in hook.holders))
-        segment = await self._resolver.segment(row)
+        segment = await self._resolver.segment(row, encoder=hook.publisher)
         if not self._is_strong(segment.record):
             return None
         if any(not segment.holders_of(index) for index in range(segment.record.width)):

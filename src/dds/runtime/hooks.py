@@ -45,7 +45,7 @@ VALUES_SEEN_MAX: Final = 1024
 SEGMENTS_PER_BLOCK_MAX: Final = 3  # segments tried for one block
 HOOKS_PER_PUT_MAX: Final = 512
 HOOKS_PER_S_MAX: Final = 200
-HOOK_TIMEOUT_S: Final = 3.0
+HOOK_TIMEOUT_S: Final = 1.5  # live nodes have a value long before; dead ones are waited for
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,8 +100,7 @@ class LookAhead:
             self._opening = None
             if opening.seen_bytes < HOOKED_BYTES_MIN:
                 return []
-            if opening.smallest is not None:
-                chosen.append(opening.smallest)
+            chosen += opening.smallest
         return chosen
 
     def _pack(self, packer: Packer) -> None:
