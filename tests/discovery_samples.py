@@ -8,14 +8,17 @@ from dds.primitives.keys import SigningKey
 from dds.wire.discovery import (
     CONTENT_ANNOUNCE,
     CONTENT_PROVIDER,
+    HOOK_LIFETIME_MS,
     NODE,
     NODE_LIFETIME_MS,
     PROVIDER_LIFETIME_MS,
     RECORD_VERSION,
+    SEGMENT_HOOK,
     SEGMENT_PROVIDER,
     ContentAnnounce,
     ContentProvider,
     NodeRecord,
+    SegmentHook,
     SegmentProvider,
     sign_record,
 )
@@ -81,3 +84,11 @@ def signed_segment(key: SigningKey, index: int, *, seq: int = NOW_MS) -> bytes:
     until_ms = seq + PROVIDER_LIFETIME_MS
     record = SegmentProvider(RECORD_VERSION, NETWORK, SEGMENT, index, key.public, ["203.0.113.10:4433"], seq, until_ms)
     return sign_record(key, SEGMENT_PROVIDER, record)
+
+
+def signed_hook(
+    key: SigningKey, holders: list[bytes], *, seq: int = NOW_MS, block: CID = CONTENT, segment: SegmentID = SEGMENT
+) -> bytes:
+    until_ms = seq + HOOK_LIFETIME_MS
+    record = SegmentHook(RECORD_VERSION, NETWORK, block, segment, key.public, holders, seq, until_ms)
+    return sign_record(key, SEGMENT_HOOK, record)

@@ -18,6 +18,7 @@ from dds.wire.discovery import (
     CONTENT_ANNOUNCE,
     CONTENT_PROVIDER,
     NODE,
+    SEGMENT_HOOK,
     SEGMENT_PROVIDER,
     Kind,
     content_place,
@@ -33,6 +34,7 @@ from tests.discovery_samples import (
     NOW_MS,
     node_id,
     signed_announce,
+    signed_hook,
     signed_node,
     signed_provider,
     signed_segment,
@@ -41,8 +43,14 @@ from tests.discovery_samples import (
 
 KEY = signing_key(1)
 PLACE = content_place(NETWORK, CONTENT)
-GENUINE = (signed_node(KEY), signed_provider(KEY), signed_announce(KEY, [KEY.public]), signed_segment(KEY, 3))
-KINDS: tuple[Kind[Any], ...] = (NODE, CONTENT_PROVIDER, CONTENT_ANNOUNCE, SEGMENT_PROVIDER)
+GENUINE = (
+    signed_node(KEY),
+    signed_provider(KEY),
+    signed_announce(KEY, [KEY.public]),
+    signed_segment(KEY, 3),
+    signed_hook(KEY, [KEY.public] * 16),
+)
+KINDS: tuple[Kind[Any], ...] = (NODE, CONTENT_PROVIDER, CONTENT_ANNOUNCE, SEGMENT_PROVIDER, SEGMENT_HOOK)
 
 
 @st.composite
@@ -57,7 +65,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 @st.composite
 def signed_nonsense(draw: st.DrawFn) -> bytes:
     """A payload damaged before it was signed, by the right key: only the field checks can catch it."""
-    at = draw(st.integers(0, 3))
+    at = draw(st.integers(0, len(GENUINE) - 1))
     payload = bytearray(decode(GENUINE[at], Signed).payload)
     for _ in range(draw(st.integers(1, 6))):
         payload[draw(st.integers(0, len(payload) - 1))] = draw(st.integers(0, 255))

@@ -25,6 +25,7 @@ from dds.transport.dht import (
 from dds.wire.discovery import (
     CONTENT_PROVIDER,
     DHT_KEY_BYTES,
+    HOOK_LIFETIME_MS,
     NODE_LIFETIME_MS,
     PROVIDER_LIFETIME_MS,
     SEALED_BYTES_MAX,
@@ -45,6 +46,7 @@ def test_wrapper_and_records_agree_on_keys_sizes_and_lifetimes() -> None:
     assert SEALED_BYTES_MAX <= VALUE_BYTES_MAX
     assert VALUE_LIFETIME[ValueType.NODE].total_seconds() * 1000 == NODE_LIFETIME_MS
     assert VALUE_LIFETIME[ValueType.PROVIDER].total_seconds() * 1000 == PROVIDER_LIFETIME_MS
+    assert VALUE_LIFETIME[ValueType.HOOK].total_seconds() * 1000 == HOOK_LIFETIME_MS
 
 
 def test_network_numbers_differ_and_are_never_the_public_one() -> None:

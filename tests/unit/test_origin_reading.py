@@ -184,6 +184,6 @@ async def test_content_that_is_nowhere_is_not_found(source: Path, tmp_path: Path
 @asynccontextmanager
 async def dht_of(network: Network) -> AsyncIterator[DHTNode]:
     """The DHT node that the reader was given."""
-    dht = await network._joined()
+    dht = await network.dht()
     assert dht is not None
     yield dht

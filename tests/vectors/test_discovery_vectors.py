@@ -18,10 +18,12 @@ from dds.wire.discovery import (
     CONTENT_ANNOUNCE,
     CONTENT_PROVIDER,
     NODE,
+    SEGMENT_HOOK,
     SEGMENT_PROVIDER,
     Kind,
     Place,
     content_place,
+    hook_place,
     node_bucket,
     node_place,
     open_record,
@@ -36,6 +38,7 @@ from tests.discovery_samples import (
     SEGMENT,
     node_id,
     signed_announce,
+    signed_hook,
     signed_node,
     signed_provider,
     signed_segment,
@@ -54,6 +57,7 @@ CASES: dict[str, tuple[Kind[Any], Place, bytes]] = {
         signed_announce(signing_key(3), [node_id(1), node_id(2)]),
     ),
     "segment-provider": (SEGMENT_PROVIDER, segment_place(NETWORK, SEGMENT), signed_segment(signing_key(4), 15)),
+    "segment-hook": (SEGMENT_HOOK, hook_place(NETWORK, CONTENT), signed_hook(signing_key(5), [node_id(1), node_id(2)])),
 }
 
 

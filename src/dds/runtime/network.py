@@ -11,10 +11,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from dds.placement.draw import WEIGHT_MAX, Candidate
 from dds.primitives.cid import CID
@@ -62,6 +62,7 @@ NODES_MAX: Final = 4096
 DHT_TIMEOUT_S: Final = 3.0
 DHT_VALUES_MAX: Final = 48
 ANNOUNCE_TIMEOUT_S: Final = 5.0
+ANNOUNCING_ENDS_S: Final = 6.0  # how long `stop` waits for announcements under way
 ORIGIN_LIFETIME_MS: Final = 15 * 60_000  # an origin goes when the network has the content, and its record soon after
 STORING_ROLES: Final = frozenset({"ssn"})
 
@@ -137,8 +138,12 @@ class Network:
                 self.client.learn(node, [parse_address(address) for address in record.addresses])
 
     async def stop(self) -> None:
-        """Wait for announcements under way, then leave the DHT."""
-        await asyncio.gather(*self._announcing, return_exceptions=True)
+        """Wait for announcements under way, but not for long; then leave the DHT."""
+        if self._announcing:
+            _, late = await asyncio.wait(self._announcing, timeout=ANNOUNCING_ENDS_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
         if self._dht is not None:
             dht = await self._dht
             if dht is not None and dht is not self._given_dht:
@@ -188,7 +193,7 @@ class Network:
 
     # -- the DHT ----------------------------------------------------------------------------------------------------------
 
-    async def _joined(self) -> DHTNode | None:
+    async def dht(self) -> DHTNode | None:
         """Our DHT node, joined at the first use; None where there is no way in."""
         if self._dht is None:
             self._dht = asyncio.create_task(self._join())
@@ -208,7 +213,7 @@ class Network:
 
     async def _values(self, place: Place) -> list[bytes]:
         """What the DHT has at a place: sealed, unverified, bounded in number."""
-        dht = await self._joined()
+        dht = await self.dht()
         if dht is None:
             return []
         try:
@@ -261,7 +266,11 @@ class Network:
 
     async def announce(self, content: CID, holders: Sequence[NodeID]) -> None:
         """Say in the DHT who holds the manifest. Goes on in the background; `stop` waits for it."""
-        task = asyncio.create_task(self._announce(content, holders))
+        self.in_background(self._announce(content, holders))
+
+    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run an announcement that nobody waits for before `stop`."""
+        task = asyncio.create_task(work)
         self._announcing.add(task)
         task.add_done_callback(self._announcing.discard)
 
@@ -278,7 +287,7 @@ class Network:
         )
         place = content_place(self.name, content)
         value = seal(place, CONTENT_ANNOUNCE, sign_record(self.key, CONTENT_ANNOUNCE, record))
-        dht = await self._joined()
+        dht = await self.dht()
         if dht is None:
             return
         try:
@@ -295,7 +304,7 @@ class Network:
 
     async def announce_origin(self, content: CID, address: str) -> None:
         """Say in the DHT that this home serves the blocks of `content` at `address`, for ORIGIN_LIFETIME_MS."""
-        dht = await self._joined()
+        dht = await self.dht()
         if dht is not None:
             await put_origin_record(dht, self.key, self.name, content, [address])
 

@@ -304,7 +304,7 @@ class Origin:
         network, catalog = await self._open()
         await network.refresh()
         asked = job.saved.put
-        options = PutOptions(asked.class_name, asked.k, asked.m, asked.chunker, asked.hidden, asked.follow_symlinks, ack="fast")
+        options = _options(asked)
         geometry = class_geometry(asked.class_name, asked.k, asked.m)
 
         def on_progress(progress: Progress) -> None:
@@ -378,6 +378,10 @@ class Origin:
 
 def _source(put: OriginPut) -> Path:
     return Path(put.path.decode("utf-8", "surrogateescape"))
+
+
+def _options(put: OriginPut) -> PutOptions:
+    return PutOptions(put.class_name, put.k, put.m, put.chunker, put.hidden, put.follow_symlinks, ack="fast", dedup=put.dedup)
 
 
 def _result_message(result: PutResult, losses_survived: int) -> OriginResult:

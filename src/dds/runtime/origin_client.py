@@ -81,7 +81,14 @@ class OriginClient:
             raise InputError("--ack fast needs a file or directory", hint="write standard input to a file first")
         path = os.fsencode(source.absolute())
         put = OriginPut(
-            path, options.class_name, options.k, options.m, options.chunker, options.hidden, options.follow_symlinks
+            path,
+            options.class_name,
+            options.k,
+            options.m,
+            options.chunker,
+            options.hidden,
+            options.follow_symlinks,
+            options.dedup,
         )
         try:
             raw = await self._client.post(

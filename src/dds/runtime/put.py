@@ -29,14 +29,16 @@ from dds.primitives.cid import CID
 from dds.primitives.errors import DDSError, NotEnoughNodes, UnavailableError
 from dds.primitives.hashing import tagged_hash
 from dds.primitives.ids import NodeID, PublisherID, SegmentID, UploadID, id_text
-from dds.runtime.holders import indices_held
+from dds.protocol.hooks import hooks_of
+from dds.runtime.dedup import NETWORK, Reuse
+from dds.runtime.hooks import Hooks, NewHook
+from dds.runtime.lookahead import LookAhead
 from dds.runtime.network import Network
 from dds.runtime.packer import Packer, Place, PlacedRun
 from dds.runtime.put_origin import PutOrigin
 from dds.runtime.results import Progress, PutOptions, PutResult
 from dds.runtime.segment_sender import SegmentOutcome, SegmentSender
-from dds.runtime.segments import open_segment
-from dds.runtime.tasks import cancel_all, gather_all
+from dds.runtime.tasks import cancel_all
 from dds.storage.block_file import BlockFile
 from dds.storage.catalog import Catalog, ContentNote
 from dds.storage.source import BuiltTree, SourceOptions, build_dag, build_stream
@@ -96,7 +98,8 @@ class Put:
     _finishing: dict[int, asyncio.Task[_Sent]] = field(default_factory=dict)
     _last: tuple[int, ClosedSegment] | None = None
     _journal: dict[int, tuple[bytes, int]] = field(default_factory=dict)  # segment -> what names its upload in the catalog
-    _usable: dict[SegmentID, bool] = field(default_factory=dict)
+    _ahead: LookAhead | None = None
+    _hooks: list[NewHook] = field(default_factory=list)  # of the segments made
     _rows: dict[SegmentID, SegmentRow] = field(default_factory=dict)
     _notes: list[str] = field(default_factory=list)
     _sent_bytes: int = 0
@@ -119,10 +122,14 @@ class Put:
         geometry = self._geometry()
         self._source_key = _source_key(source, self.options, self.network.key.public)
         packer = self._packer = Packer(geometry, self.options.class_name, self)
+        reuse = Reuse(self.network, self.catalog, geometry, self.options.dedup, self._notes)
+        ahead = self._ahead = LookAhead(reuse, self.catalog, self._loop, self._await)
+        self._rows = reuse.rows
         if self.serve:
             self._origin = PutOrigin(self.network, self.catalog, packer.has)
         try:
-            built = await self._in_thread(lambda: self._read(source, packer, total_bytes))
+            built = await self._in_thread(lambda: self._read(source, packer, ahead, total_bytes))
+            await reuse.remember()
             if self._origin is not None:
                 self._origin.start_soon(built.root.cid)
             manifest, self.manifest_holders = await self._publish(built, packer)
@@ -132,7 +139,10 @@ class Put:
         finally:
             self._stop = True
             await self._cancel_all()
+            await reuse.close()
         await self.network.announce(manifest.content, self.manifest_holders)
+        if self.options.dedup == NETWORK:
+            Hooks(self.network).announce(self._hooks)
         await asyncio.to_thread(self._remember, source, manifest)
         return self._result(built, manifest, packer)
 
@@ -141,11 +151,11 @@ class Put:
 
     # -- in the worker thread ---------------------------------------------------------------------------------------------
 
-    def _read(self, source: Source, packer: Packer, total_bytes: int | None) -> BuiltTree:
+    def _read(self, source: Source, packer: Packer, ahead: LookAhead, total_bytes: int | None) -> BuiltTree:
         options = SourceOptions(self.options.chunker, self.options.hidden, self.options.follow_symlinks)
 
         def sink(block: Block, position: int) -> None:
-            packer.block(block, position)
+            ahead.block(packer, block, position)
             self._read_bytes += len(block.data)
             self._report("sending" if self._sent_bytes else "reading", self._read_bytes, total_bytes)
 
@@ -156,18 +166,13 @@ class Put:
                 built = build_dag(source, options, sink)
             case _:
                 built = build_stream(source, options, sink)
+        ahead.finish(packer)
         packer.finish()
         return built
 
     def known(self, cid: CID) -> Place | None:
-        found = self.catalog.lookup([cid]).get(cid)
-        if found is None:
-            return None
-        usable = self._usable.get(found.segment_id)
-        if usable is None:
-            usable = self._await(self._check_reuse(found.segment_id))
-            self._usable[found.segment_id] = usable
-        return Place(found.segment_id, found.entry) if usable else None
+        assert self._ahead is not None
+        return self._ahead.known(cid)
 
     def stripe(self, segment: int, stripe: EncodedStripe, last: bool) -> None:
         self._await(self._add(segment, stripe, last))
@@ -281,6 +286,8 @@ class Put:
         for index, node, why in outcome.replaced:
             self._notes.append(f"node {self.network.describe(node)} was replaced for fragment {index}: {why.value}")
         await asyncio.to_thread(self._keep, closed, outcome.holders, encoding, sender.upload_id)
+        hooks = hooks_of([(entry.cid, entry.raw_bytes) for entry in closed.entries])
+        self._hooks += [NewHook(block, closed.record.segment_id, outcome.holders) for block in hooks]
         return _Sent(closed.record.segment_id, outcome.holders)
 
     async def _end_sender(self, segment: int, sender: SegmentSender) -> None:
@@ -306,29 +313,6 @@ class Put:
             await sender.cancel()
         if self._origin is not None:
             await self._origin.stop()
-
-    # -- reuse ------------------------------------------------------------------------------------------------------------
-
-    async def _check_reuse(self, segment_id: SegmentID) -> bool:
-        """Whether a segment of ours is still held well enough to be relied on: k + ceil(2m/3) of its n holders say so."""
-        cached = self.catalog.segment(segment_id)
-        if cached is None:
-            return False
-        segment = open_segment(cached.encoding_raw, segment_id, self.network.name)
-        if segment is None:
-            return False
-        record, holders = segment.record, cached.holders
-        held = await gather_all([indices_held(self.network, node, segment_id) for node in holders])
-        live = sum(index in indices for index, indices in enumerate(held))
-        tolerance = record.loss_tolerance
-        if live < record.width - tolerance // 3:
-            self._notes.append(f"an earlier segment is held by only {live} of {record.width} nodes: its blocks are sent anew")
-            self.catalog.forget_segment(segment_id)
-            return False
-        if live < record.width:
-            self._notes.append(f"an earlier segment is reused although only {live} of its {record.width} nodes answer")
-        self._rows[segment_id] = SegmentRow(segment_id, tuple(holders))
-        return True
 
     # -- the manifest -----------------------------------------------------------------------------------------------------
 
@@ -510,6 +494,7 @@ class Put:
             regions=len({region for region, _ in labels}),
             operators=len({operator for _, operator in labels}),
             seconds=time.monotonic() - self._started,
+            reused_from_others_bytes=self._ahead.from_others_bytes if self._ahead else 0,
             notes=self._notes,
         )
 

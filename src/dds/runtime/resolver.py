@@ -137,21 +137,26 @@ class Resolver:
         path = f"/v1/content/{cid_text(content)}"
         return await self._network.fetch(node, path, ContentReply, max_bytes=CONTENT_REPLY_BYTES_MAX, timeout_s=ASK_TIMEOUT_S)
 
-    async def segment(self, row: SegmentRow, found: Found | None = None) -> Segment:
+    async def segment(self, row: SegmentRow, found: Found | None = None, *, encoder: bytes = b"") -> Segment:
         """A segment ready to be read: record verified, holders learned.
+
+        The same blocks may have been encoded twice, by different publishers or with another geometry: the record of as many
+        fragments as the row has holders is preferred, and of these that of `encoder`, where it is known.
 
         Raises:
             NotFoundError: no holder that could be reached has a valid encoding record.
         """
         if found is not None:
+            encoder = encoder or found.manifest.publisher
             ready = self._from_reply(row, found)
             if ready is not None:
                 return ready
         tried: set[NodeID] = set()
-        for wave in (self._named(row), self._announced(row.segment_id)):
-            nodes = [node for node in await wave if node not in tried]
+        for named in (True, False):
+            wave = await (self._named(row) if named else self._announced(row.segment_id))
+            nodes = [node for node in wave if node not in tried]
             tried.update(nodes)
-            segment = await self._first_record(row.segment_id, nodes)
+            segment = await self._first_record(row, encoder, nodes)
             if segment is not None:
                 segment.learn_holders(row.holders)
                 return segment
@@ -161,14 +166,12 @@ class Resolver:
         )
 
     def _from_reply(self, row: SegmentRow, found: Found) -> Segment | None:
-        for raw in found.reply.encodings:
-            segment = open_segment(raw, row.segment_id, self._network.name)
-            if segment is not None:
-                segment.learn_holders(row.holders)
-                for fragment in found.reply.inline:
-                    segment.inline[FragmentRoot(fragment.root)] = (found.source, fragment.data)
-                return segment
-        return None
+        segment = self._best(found.reply.encodings, row, found.manifest.publisher)
+        if segment is not None:
+            segment.learn_holders(row.holders)
+            for fragment in found.reply.inline:
+                segment.inline[FragmentRoot(fragment.root)] = (found.source, fragment.data)
+        return segment
 
     async def _named(self, row: SegmentRow) -> list[NodeID]:
         now = asyncio.get_running_loop().time()
@@ -178,14 +181,14 @@ class Resolver:
     async def _announced(self, segment_id: SegmentID) -> list[NodeID]:
         return [node for _, node in await self._network.segment_holders(segment_id)]
 
-    async def _first_record(self, segment_id: SegmentID, nodes: Iterable[NodeID]) -> Segment | None:
+    async def _first_record(self, row: SegmentRow, encoder: bytes, nodes: Iterable[NodeID]) -> Segment | None:
         """The first valid record, asking a few holders at once and the next after a short wait."""
         queue = list(nodes)
         running: set[asyncio.Task[Segment | None]] = set()
         try:
             while queue or running:
                 if queue:
-                    running.add(asyncio.create_task(self._ask_record(segment_id, queue.pop(0))))
+                    running.add(asyncio.create_task(self._ask_record(row, encoder, queue.pop(0))))
                 patience = ASK_PATIENCE_S if queue else None
                 done, running = await asyncio.wait(running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
@@ -197,7 +200,8 @@ class Resolver:
             for task in running:
                 task.cancel()
 
-    async def _ask_record(self, segment_id: SegmentID, node: NodeID) -> Segment | None:
+    async def _ask_record(self, row: SegmentRow, encoder: bytes, node: NodeID) -> Segment | None:
+        segment_id = row.segment_id
         path = f"/v1/segments/{id_text(segment_id)}"
         try:
             reply = await self._network.fetch(
@@ -206,10 +210,12 @@ class Resolver:
         except DDSError as error:
             log.debug("no record of %s from %s: %s", id_text(segment_id), id_text(node), error)
             return None
-        for raw in reply.encodings:
-            segment = open_segment(raw, segment_id, self._network.name)
-            if segment is not None:
-                for index in reply.indices:
-                    segment.learn_holder(index, node)
-                return segment
-        return None
+        segment = self._best(reply.encodings, row, encoder)
+        if segment is not None:
+            for index in reply.indices:
+                segment.learn_holder(index, node)
+        return segment
+
+    def _best(self, encodings: Iterable[bytes], row: SegmentRow, encoder: bytes) -> Segment | None:
+        valid = [segment for raw in encodings if (segment := open_segment(raw, row.segment_id, self._network.name)) is not None]
+        return max(valid, key=lambda each: (each.record.width == len(row.holders), each.publisher == encoder), default=None)

@@ -17,6 +17,7 @@ class PutOptions:
     hidden: bool = False
     follow_symlinks: bool = False
     ack: str = "all"  # "fast" returns at k + ceil(2m/3) receipts and needs a running origin daemon
+    dedup: str = "network"  # what need not be sent: "network" asks for it there, "home" knows this home's puts only, "off" none
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class PutResult:
     regions: int
     operators: int
     seconds: float
+    reused_from_others_bytes: int = 0  # of reused_bytes: encoded by other publishers, read back and checked
     notes: list[str] = field(default_factory=list)  # bent rules, replaced nodes
     losses_survived: int | None = None  # with ack "fast": how many nodes of any segment may go at this moment
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -151,10 +151,17 @@ class Catalog:
 
         return self._do("looking up chunks", look)
 
-    def add_segment(self, segment_id: SegmentID, holders: Sequence[NodeID], encoding_raw: bytes, index_raw: bytes) -> None:
-        """Remember a segment and all chunks of its index; one that is known gets the new holders and record.
+    def add_segment(
+        self,
+        segment_id: SegmentID,
+        holders: Sequence[NodeID],
+        encoding_raw: bytes,
+        index_raw: bytes,
+        only: Collection[CID] | None = None,
+    ) -> None:
+        """Remember a segment and the chunks of its index; one that is known gets the new holders and record.
 
-        A chunk that is known in another segment stays there.
+        A chunk that is known in another segment stays there. `only`: the chunks that may be relied on (all where it is None).
 
         Raises:
             FormatError: `index_raw` is not a segment index.
@@ -169,7 +176,7 @@ class Catalog:
                 row,
             )
             (at,) = self._db.execute("SELECT id FROM segments WHERE segment = ?", (segment_id,)).fetchone()
-            rows = ((entry.cid, at, number) for number, entry in enumerate(entries))
+            rows = ((entry.cid, at, number) for number, entry in enumerate(entries) if only is None or entry.cid in only)
             self._db.executemany("INSERT OR IGNORE INTO chunks VALUES (?, ?, ?)", rows)
 
         self._do("remembering a segment", lambda: self._in_transaction(add))

@@ -57,9 +57,14 @@ class ValueType(IntEnum):
 
     PROVIDER = 0x0DD1
     NODE = 0x0DD2
+    HOOK = 0x0DD3
 
 
-VALUE_LIFETIME = {ValueType.PROVIDER: timedelta(hours=24), ValueType.NODE: timedelta(minutes=15)}
+VALUE_LIFETIME = {
+    ValueType.PROVIDER: timedelta(hours=24),
+    ValueType.NODE: timedelta(minutes=15),
+    ValueType.HOOK: timedelta(days=7),
+}
 
 
 def network_number(network: str) -> int:

@@ -1,6 +1,6 @@
 """Discovery records: who is there, who holds what, and how they are sealed in the DHT.
 
-Decides: the four records and their bounds, the DHT key and the sealing key of each, the lifetimes. Does not decide which
+Decides: the five records and their bounds, the DHT key and the sealing key of each, the lifetimes. Does not decide which
 records to believe first (protocol/discovery.py), nor when to publish (protocol/announce.py). Source: docs/spec/discovery.md.
 
     record           signed by   found under          says
@@ -8,9 +8,10 @@ records to believe first (protocol/discovery.py), nor when to publish (protocol/
     ContentProvider  the node    a ContentID          it serves this content's manifest or blocks
     ContentAnnounce  publisher   a ContentID          which nodes hold the manifest
     SegmentProvider  the node    a segment id         it holds this fragment index of the segment
+    SegmentHook      publisher   a block's CID        the segment in which this block lies, and who holds it
 
-A DHT's nodes and observers see only a hash as the key and a sealed value: both come from the ContentID (or segment id, or
-network and bucket) by tagged hashes, so that whoever does not know the ContentID can neither read nor recognise a record.
+A DHT's nodes and observers see only a hash as the key and a sealed value: both come from the ContentID (or segment id, block,
+or network and bucket) by tagged hashes, so that whoever does not know the ContentID can neither read nor recognise a record.
 Sealing hides; it authenticates nobody. Only the signature does.
 """
 
@@ -50,6 +51,7 @@ INTEGER_MAX: Final = (1 << 63) - 1
 
 NODE_LIFETIME_MS: Final = 15 * 60_000
 PROVIDER_LIFETIME_MS: Final = 24 * 3_600_000
+HOOK_LIFETIME_MS: Final = 7 * 24 * 3_600_000  # a stale one costs its reader a question, an expired one a whole transfer
 CLOCK_SKEW_MS_MAX: Final = 5 * 60_000  # how far ahead of ours another node's clock may be
 
 ROLES: Final = frozenset({"origin", "ssn", "asn", "ecn", "witness", "gateway"})
@@ -117,7 +119,18 @@ class SegmentProvider(Message, frozen=True):
     expires_ms: int
 
 
-Record = NodeRecord | ContentProvider | ContentAnnounce | SegmentProvider
+class SegmentHook(Message, frozen=True):
+    version: int
+    network: str
+    block: bytes  # CID, 36 bytes
+    segment_id: bytes
+    publisher: bytes
+    holders: list[bytes]  # NodeIDs by fragment index, as far as they fit: where they were last known
+    seq: int
+    expires_ms: int
+
+
+Record = NodeRecord | ContentProvider | ContentAnnounce | SegmentProvider | SegmentHook
 R = TypeVar("R", bound=Record)
 
 
@@ -190,6 +203,10 @@ def _are_labels(*labels: str) -> bool:
     return all(len(label) <= LABEL_CHARS_MAX and _LABEL.fullmatch(label) is not None for label in labels)
 
 
+def _are_holders(holders: list[bytes]) -> bool:
+    return 0 < len(holders) <= HOLDERS_MAX and all(len(holder) == ID_BYTES for holder in holders)
+
+
 def _node_is_sound(record: NodeRecord) -> bool:
     return (
         _are_addresses(record.addresses, least=0)
@@ -209,11 +226,16 @@ def _provider_is_sound(record: ContentProvider) -> bool:
 
 def _announce_is_sound(record: ContentAnnounce) -> bool:
     cid_from_bytes(record.content)
-    return 0 < len(record.holders) <= HOLDERS_MAX and all(len(holder) == ID_BYTES for holder in record.holders)
+    return _are_holders(record.holders)
 
 
 def _segment_is_sound(record: SegmentProvider) -> bool:
     return len(record.segment_id) == ID_BYTES and 0 <= record.index < N_MAX and _are_addresses(record.addresses)
+
+
+def _hook_is_sound(record: SegmentHook) -> bool:
+    cid_from_bytes(record.block)
+    return len(record.segment_id) == ID_BYTES and _are_holders(record.holders)
 
 
 NODE: Final = Kind(
@@ -245,6 +267,15 @@ SEGMENT_PROVIDER: Final = Kind(
     lambda r: r.node_id,
     lambda r: r.segment_id,
     _segment_is_sound,
+)
+SEGMENT_HOOK: Final = Kind(
+    5,
+    b"dds/segment-hook/v1",
+    SegmentHook,
+    HOOK_LIFETIME_MS,
+    lambda r: r.publisher,
+    lambda r: r.block,
+    _hook_is_sound,
 )
 
 
@@ -313,6 +344,10 @@ def content_place(network: str, content: CID) -> Place:
 
 def segment_place(network: str, segment_id: SegmentID) -> Place:
     return _place(b"segment", network, segment_id)
+
+
+def hook_place(network: str, block: CID) -> Place:
+    return _place(b"hook", network, block)
 
 
 def node_place(network: str, bucket: int) -> Place:

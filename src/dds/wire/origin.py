@@ -37,6 +37,7 @@ class OriginPut(Message, frozen=True):
     chunker: str
     hidden: bool
     follow_symlinks: bool
+    dedup: str = "network"
 
 
 class OriginResult(Message, frozen=True):
@@ -59,6 +60,7 @@ class OriginResult(Message, frozen=True):
     seconds: float
     notes: list[str]
     losses_survived: int | None
+    reused_from_others_bytes: int = 0
 
 
 class OriginJob(Message, frozen=True):

@@ -40,11 +40,15 @@ def put(
             help="all: every fragment has a durable receipt. fast: k + 2m/3 have; a running origin node does the rest."
         ),
     ] = "all",
+    dedup: Annotated[
+        Literal["network", "home", "off"],
+        typer.Option(help="What need not be sent: what the network has; what this home has put; nothing."),
+    ] = "network",
     hidden: HiddenOption = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before something that costs.")] = False,
 ) -> None:
     """Store PATH on the network and print its ContentID."""
-    options = _options(class_name, k, m, chunker, ack, hidden)
+    options = _options(class_name, k, m, chunker, ack, hidden, dedup)
     check_paths(paths)
 
     async def work(client: Client) -> None:
@@ -59,7 +63,7 @@ def put(
     with_client(session, work)
 
 
-def _options(class_name: str, k: int | None, m: int | None, chunker: Chunker, ack: str, hidden: bool) -> PutOptions:
+def _options(class_name: str, k: int | None, m: int | None, chunker: Chunker, ack: str, hidden: bool, dedup: str) -> PutOptions:
     from dds.runtime.results import PutOptions
 
     if class_name != "custom" and (k is not None or m is not None):
@@ -69,7 +73,7 @@ def _options(class_name: str, k: int | None, m: int | None, chunker: Chunker, ac
             raise InputError("class custom needs both -k and -m", hint="for example: --class custom -k 4 -m 3")
         if not 1 <= k <= K_MAX or m < 1 or k + m > N_MAX:
             raise InputError(f"no such geometry: {k}+{m}", hint=f"k is 1 to {K_MAX}, m at least 1, k + m at most {N_MAX}")
-    return PutOptions(class_name=class_name, k=k, m=m, chunker=chunker, hidden=hidden, ack=ack)
+    return PutOptions(class_name=class_name, k=k, m=m, chunker=chunker, hidden=hidden, ack=ack, dedup=dedup)
 
 
 def summary(result: PutResult) -> list[str]:
@@ -84,8 +88,12 @@ def summary(result: PutResult) -> list[str]:
             f"({result.encoded_bytes / max(1, new):.2f} x what was new), "
             f"on {result.nodes} nodes of {result.operators} operators in {result.regions} regions"
         )
-    if result.reused_bytes:
-        lines.append(f"{human_bytes(result.reused_bytes)} was on the network already and was not sent again")
+    own_bytes = result.reused_bytes - result.reused_from_others_bytes
+    if own_bytes:
+        lines.append(f"{human_bytes(own_bytes)} were already on the network, from an earlier put of yours: not sent again")
+    if result.reused_from_others_bytes:
+        size = human_bytes(result.reused_from_others_bytes)
+        lines.append(f"{size} were already on the network, from another publisher: read back, checked, not sent again")
     repeated = max(0, result.dag_bytes - result.unique_bytes)
     squeezed = max(0, result.unique_bytes - result.reused_bytes - result.stored_bytes)
     if repeated or squeezed:
