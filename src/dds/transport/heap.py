@@ -18,8 +18,10 @@ from dds.primitives.units import MIB
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
 KEPT_BYTES: Final = 16 * MIB  # free memory that a process keeps at the top of its heap
 MAPPED_BYTES_MIN: Final = 4 * MIB  # larger allocations come from the kernel and go back to it
+ARENAS: Final = 2  # heaps; each keeps its own freed memory, and by default every thread that allocates may get one
 CLIENT_KEPT_BYTES: Final = 48 * MIB  # a client holds whole stripes: the same, at their size
 CLIENT_MAPPED_BYTES_MIN: Final = 32 * MIB
 
@@ -35,4 +37,5 @@ def keep_freed_memory(kept_bytes: int = KEPT_BYTES, mapped_bytes_min: int = MAPP
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    return bool(mallopt(_M_TRIM_THRESHOLD, kept_bytes) and mallopt(_M_MMAP_THRESHOLD, mapped_bytes_min))
+    settings = ((_M_TRIM_THRESHOLD, kept_bytes), (_M_MMAP_THRESHOLD, mapped_bytes_min), (_M_ARENA_MAX, ARENAS))
+    return all([mallopt(name, value) for name, value in settings])
