@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dds.primitives.cid import CID, cid_text, parse_cid
-from dds.primitives.errors import NotFoundError
+from dds.primitives.errors import NotEnoughFragments, NotFoundError
 from dds.primitives.ids import NodeID
 from dds.primitives.keys import SigningKey
 from dds.primitives.units import BLOCK_BYTES_MAX
@@ -187,3 +187,23 @@ async def dht_of(network: Network) -> AsyncIterator[DHTNode]:
     dht = await network.dht()
     assert dht is not None
     yield dht
+
+
+async def test_a_source_that_stalls_is_left_only_while_there_is_an_origin(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dds.runtime.get.STALL_S", 0.1)
+    content, blocks = dag_of(source)
+
+    async def late(after_s: float) -> list[bytes]:
+        await asyncio.sleep(after_s)
+        return [b"late"]
+
+    async with network_with(content, OriginSite(1, blocks.get)) as network:
+        reading = Reading(network, content)
+        assert await reading.unless_stalled(late(0.5)) == [b"late"]  # the DHT has not been asked yet
+        await reading.resolver.providers(content)
+        with pytest.raises(NotEnoughFragments, match="nothing has come"):
+            await reading.unless_stalled(late(60))
+        assert await reading.unless_stalled(late(0.0)) == [b"late"]
+        reading.resolver.close()

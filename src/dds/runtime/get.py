@@ -172,17 +172,25 @@ class Reading:
         Raises:
             NotEnoughFragments: nothing has come for STALL_S, and there is.
         """
-        task = asyncio.create_task(fetching)
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle | None = None
+
+        def look(before: int) -> None:
+            nonlocal timer
+            received = self.network.received_bytes()
+            if received == before and self._has_origin_left():
+                limit.reschedule(loop.time())
+            else:
+                timer = loop.call_later(STALL_S, look, received)
+
+        timer = loop.call_later(STALL_S, look, self.network.received_bytes())
         try:
-            while True:
-                before = self.network.received_bytes()
-                done, _ = await asyncio.wait((task,), timeout=STALL_S)
-                if done:
-                    return task.result()
-                if self.network.received_bytes() == before and self._has_origin_left():
-                    raise NotEnoughFragments(f"nothing has come for {STALL_S:.0f} s", hint="its nodes may be down; try again")
+            async with asyncio.timeout(None) as limit:
+                return await fetching
+        except TimeoutError:
+            raise NotEnoughFragments(f"nothing has come for {STALL_S:.0f} s", hint="its nodes may be down; try again") from None
         finally:
-            await cancel_all([task])
+            timer.cancel()
 
     def _has_origin_left(self) -> bool:
         lookup = self.resolver.providers(self.content)

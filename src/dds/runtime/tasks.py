@@ -14,7 +14,8 @@ async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
     tasks = list(tasks)
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    if tasks:
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def gather_all(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
