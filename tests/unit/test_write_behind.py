@@ -24,20 +24,23 @@ class FullOnce:
         self.taken += event.data[:1]
 
 
+async def write_all(writer: FullOnce, pieces: list[bytes], error: Exception | None = None) -> None:
+    async with WriteBehind(writer) as out:
+        for piece in pieces:
+            await out.write(Data(piece))
+        if error is not None:
+            raise error
+
+
 async def test_nothing_is_written_behind_a_write_that_failed() -> None:
     writer = FullOnce(fails_at=2)
-    with pytest.raises(StorageError):
-        async with WriteBehind(writer) as out:
-            for letter in b"abcdef":
-                await out.write(Data(bytes([letter]) * GROUP_BYTES))
+    with pytest.raises(StorageError, match="no room"):
+        await write_all(writer, [bytes([letter]) * GROUP_BYTES for letter in b"abcdef"])
     assert writer.taken == b"a"
 
 
 async def test_what_was_taken_before_an_error_of_the_reader_is_written() -> None:
     writer = FullOnce(fails_at=-1)
     with pytest.raises(StorageError, match="reader"):
-        async with WriteBehind(writer) as out:
-            for letter in b"abc":
-                await out.write(Data(bytes([letter])))
-            raise StorageError("reader")
+        await write_all(writer, [b"a", b"b", b"c"], StorageError("reader"))
     assert writer.taken == b"abc"

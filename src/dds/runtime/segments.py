@@ -21,6 +21,7 @@ class Segment:
     record: EncodingRecord
     encoding: bytes  # the signed record, as it came
     publisher: bytes  # who signed it
+    source: NodeID | None = None  # who gave it
     _holders: dict[int, list[NodeID]] = field(default_factory=dict)
     shunned: set[NodeID] = field(default_factory=set)
     entries: list[Entry] | None = None
