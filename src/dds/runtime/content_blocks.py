@@ -53,9 +53,13 @@ class ContentBlocks:
 
         Raises:
             NotFoundError: the manifest does not hold a block that the DAG needs.
+            FormatError: a block is larger than the link to it says, or than the manifest does.
             NotEnoughFragments, IntegrityError: see Fetcher.
         """
         places = [await self._locate(ref) for ref in refs]
+        for ref, (_, entry) in zip(refs, places, strict=True):
+            if ref.tsize is not None and entry.raw_bytes > ref.tsize:
+                raise FormatError(f"block {cid_text(ref.cid)} is larger than its link says", actual=entry.raw_bytes)
         groups: dict[SegmentID, list[int]] = {}
         for at, (segment, _) in enumerate(places):
             groups.setdefault(segment.segment_id, []).append(at)

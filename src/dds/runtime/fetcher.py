@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from weakref import WeakValueDictionary
@@ -262,7 +262,7 @@ class _StripeHost:
         self._done: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> StripeBytes:
-        ticker = asyncio.create_task(self._tick())
+        ticker = self._spawn(self._tick())
         try:
             self._perform(self._machine.start(self._now()))
             return await self._assemble(await self._done)
@@ -273,11 +273,22 @@ class _StripeHost:
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
 
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._fail_on_fault)
+        return task
+
+    def _fail_on_fault(self, task: asyncio.Task[None]) -> None:
+        """A bug of ours must end the read: it would wait for ever for what will not be reported."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._done.done():
+            self._done.set_exception(error)
+
     def _perform(self, effects: list[Effect]) -> None:
         for effect in effects:
             match effect:
                 case Fetch(ticket):
-                    self._tasks[ticket] = asyncio.create_task(self._fetch(effect))
+                    self._tasks[ticket] = self._spawn(self._fetch(effect))
                 case Cancel(ticket):
                     task = self._tasks[ticket]
                     if task is not asyncio.current_task():

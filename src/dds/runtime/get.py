@@ -22,7 +22,7 @@ from dds.content.block import Ref
 from dds.content.events import Data, Event, OpenDirectory, OpenFile, Symlink
 from dds.content.events import Entry as DirectoryEntry
 from dds.content.reader import DagReader, list_directory, read_file, read_tree, resolve
-from dds.primitives.cid import CID, DAG_CBOR, cid_text, codec_of
+from dds.primitives.cid import CID, DAG_CBOR, RAW, cid_text, codec_of
 from dds.primitives.errors import DDSError, FormatError, InputError, NotEnoughFragments, NotFoundError, UnavailableError
 from dds.primitives.ids import NodeID
 from dds.runtime.content_blocks import ContentBlocks
@@ -299,7 +299,7 @@ class Reading:
     # -- listings and statistics ------------------------------------------------------------------------------------------
 
     async def _describe_all(self, blocks: BlockSource, refs: Sequence[tuple[str, Ref]]) -> list[Entry]:
-        """Kind and size of each entry: its root block tells; raw leaves need no block."""
+        """Kind and size of each entry: its root block tells; raw leaves need none, their link has it."""
         entries: list[Entry] = []
         for at in range(0, len(refs), DESCRIBED_AT_ONCE):
             part = refs[at : at + DESCRIBED_AT_ONCE]
@@ -307,6 +307,8 @@ class Reading:
         return entries
 
     async def _describe(self, blocks: BlockSource, name: str, ref: Ref) -> Entry:
+        if codec_of(ref.cid) == RAW and ref.tsize is not None:
+            return Entry(name, "file", ref.tsize, ref.cid)
         async with contextlib.aclosing(drive(list_directory(ref, READ_WINDOW), blocks.fetch)) as events:
             async for event in events:
                 match event:
