@@ -104,7 +104,6 @@ class Fetcher:
     decoded_stripes: int = 0
     pieces: PieceCache = field(default_factory=PieceCache)
     culprits: list[Culprit] = field(default_factory=list)
-    _searches: dict[SegmentID, asyncio.Task[bool]] = field(default_factory=dict)
 
     async def blocks(self, segment: Segment, entries: Sequence[Entry]) -> list[bytes]:
         """The verified blocks of `entries`, in order.
@@ -164,9 +163,9 @@ class Fetcher:
 
     async def _search(self, segment: Segment) -> bool:
         """Whether more holders are known now; they are looked for once."""
-        if segment.segment_id not in self._searches:
-            self._searches[segment.segment_id] = asyncio.create_task(search_holders(self.network, segment))
-        return await asyncio.shield(self._searches[segment.segment_id])
+        if segment.search is None:
+            segment.search = asyncio.create_task(search_holders(self.network, segment))
+        return await asyncio.shield(segment.search)
 
     async def _known_stripe(self, segment: Segment, number: int, wanted: list[Wanted]) -> StripeBytes:
         shape = segment.record.stripes[number]
