@@ -23,7 +23,7 @@ from dds.primitives.units import GIB
 from dds.runtime.network import Network
 from dds.runtime.node_routes import NodeFaces, NodeRoutes
 from dds.runtime.node_service import NodeService
-from dds.runtime.put import Put
+from dds.runtime.put import Put, Source
 from dds.runtime.results import PutOptions, PutResult
 from dds.runtime.staging import StagingQuota
 from dds.storage.catalog import Catalog
@@ -122,7 +122,7 @@ async def reader(nodes: Sequence[Site], key: SigningKey = PUBLISHER) -> AsyncIte
             await network.stop()
 
 
-async def put(network: Network, directory: Path, source: Path, options: PutOptions, *, inline_bytes: int = 0) -> PutResult:
+async def put(network: Network, directory: Path, source: Source, options: PutOptions, *, inline_bytes: int = 0) -> PutResult:
     """Put `source` from a home in `directory`."""
     with Catalog(directory / "catalog.sqlite") as catalog:
         room = inline_bytes or INLINE_BODY_BYTES_MAX

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import random
+import subprocess
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import pytest
 
@@ -17,6 +20,7 @@ from dds.runtime.get import Reading
 from dds.runtime.packer import PlacedRun
 from dds.runtime.put import Put, split_runs
 from dds.runtime.results import PutOptions
+from dds.storage.source import compute_cid
 from dds.wire.manifest import Body, Run, SegmentRow, encode_body
 from tests.node_sites import holders_of, put, reader, sites
 
@@ -74,3 +78,32 @@ def test_a_manifest_of_wide_segments_is_cut_into_sections_that_fit() -> None:
             rows = tuple(SegmentRow(SegmentID(run.position.to_bytes(32, "big")), holders[:width]) for run in part)
             body = Body(rows, tuple(Run(at, 0, 4096, (1 << 63) - 1) for at in range(len(part))))
             assert SECTION_BYTES_MAX // 2 < len(encode_body(body)) <= SECTION_BYTES_MAX or part is parts[-1]
+
+
+async def test_a_put_that_waits_for_its_input_can_be_stopped(tmp_path: Path) -> None:
+    ends = os.pipe()
+    async with sites(tmp_path, 6) as nodes, reader(nodes) as network:
+        with os.fdopen(ends[0], "rb") as silent, os.fdopen(ends[1], "wb"):
+            putting = asyncio.create_task(put(network, tmp_path / "home", silent, SMALL))
+            await asyncio.sleep(0.2)
+            putting.cancel()
+            done, _ = await asyncio.wait([putting], timeout=3)
+        await asyncio.wait([putting])
+        assert done, "it ended only when its input did"
+
+
+async def test_a_stream_that_comes_in_pieces_is_put_whole(tmp_path: Path) -> None:
+    data = random.Random(4).randbytes(2_500_000)
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as pipe:
+        assert pipe.stdin is not None
+        assert pipe.stdout is not None
+        write, stream = pipe.stdin, pipe.stdout
+        async with sites(tmp_path, 6) as nodes, reader(nodes) as network:
+            putting = asyncio.create_task(put(network, tmp_path / "home", cast(BinaryIO, stream), SMALL))
+            for at in range(0, len(data), 700_000):
+                await asyncio.to_thread(write.write, data[at : at + 700_000])
+                await asyncio.to_thread(write.flush)
+            write.close()
+            result = await putting
+    (tmp_path / "same").write_bytes(data)
+    assert result.content == compute_cid(tmp_path / "same")

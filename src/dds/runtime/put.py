@@ -39,6 +39,7 @@ from dds.runtime.packer import Packer, Place, PlacedRun
 from dds.runtime.put_origin import PutOrigin
 from dds.runtime.results import Progress, PutOptions, PutResult
 from dds.runtime.segment_sender import SegmentOutcome, SegmentSender
+from dds.runtime.stoppable_input import StoppableInput
 from dds.runtime.tasks import cancel_all
 from dds.storage.block_file import BlockFile
 from dds.storage.catalog import Catalog, ContentNote
@@ -168,7 +169,7 @@ class Put:
             case Path():
                 built = build_dag(source, options, sink)
             case _:
-                built = build_stream(source, options, sink)
+                built = build_stream(StoppableInput(source, lambda: self._stop), options, sink)
         ahead.finish(packer)
         packer.finish()
         return built
