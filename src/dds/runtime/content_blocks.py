@@ -8,14 +8,15 @@ not where its position says is looked for in the other segments, loaded ones fir
 from __future__ import annotations
 
 import asyncio
+import logging
 from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final
 
 from dds.content.block import Ref
 from dds.primitives.cid import CID, cid_text, matches
-from dds.primitives.errors import FormatError, NotFoundError
-from dds.primitives.ids import SegmentID
+from dds.primitives.errors import FormatError, IntegrityError, NotEnoughFragments, NotFoundError
+from dds.primitives.ids import SegmentID, id_text
 from dds.runtime.fetcher import Fetcher
 from dds.runtime.resolver import Found, Resolver
 from dds.runtime.segments import Segment
@@ -23,6 +24,9 @@ from dds.runtime.tasks import gather_all
 from dds.wire.manifest import Body, Run, SegmentRow, decode_section
 from dds.wire.segment import Entry
 
+log = logging.getLogger(__name__)
+
+RECORDS_TRIED_MAX: Final = 8  # of one segment: more than the nodes that a segment of any class may lose lie at the same time
 SECTIONS_CACHED_MAX: Final = 64  # 16 MiB of manifest sections
 SEGMENTS_CACHED_MAX: Final = 512  # loaded indexes; about 60 KB each at 1 MiB chunks
 
@@ -35,6 +39,8 @@ class ContentBlocks:
         self._resolver, self._fetcher = resolver, fetcher
         self._segments: dict[SegmentID, asyncio.Task[Segment]] = {}
         self._loading: dict[SegmentID, asyncio.Lock] = {}
+        self._rows: dict[SegmentID, SegmentRow] = {}  # of the segments that are in use
+        self._replacing = asyncio.Lock()
         self._sections: dict[CID, Body] = {}
         manifest = found.manifest
         self.root = Ref(manifest.content, 0, manifest.dag_bytes)
@@ -47,13 +53,17 @@ class ContentBlocks:
 
         Raises:
             NotFoundError: the manifest does not hold a block that the DAG needs.
+            FormatError: a block is larger than the link to it says, or than the manifest does.
             NotEnoughFragments, IntegrityError: see Fetcher.
         """
         places = [await self._locate(ref) for ref in refs]
+        for ref, (_, entry) in zip(refs, places, strict=True):
+            if ref.tsize is not None and entry.raw_bytes > ref.tsize:
+                raise FormatError(f"block {cid_text(ref.cid)} is larger than its link says", actual=entry.raw_bytes)
         groups: dict[SegmentID, list[int]] = {}
         for at, (segment, _) in enumerate(places):
             groups.setdefault(segment.segment_id, []).append(at)
-        reads = [self._fetcher.blocks(places[group[0]][0], [places[at][1] for at in group]) for group in groups.values()]
+        reads = [self._read(places[group[0]][0], [places[at][1] for at in group]) for group in groups.values()]
         blocks: list[bytes] = [b""] * len(refs)
         for group, got in zip(groups.values(), await gather_all(reads), strict=True):
             for at, block in zip(group, got, strict=True):
@@ -65,6 +75,35 @@ class ContentBlocks:
         bodies = [await self._body(at) for at in range(len(self._section_starts))] or [self.found.manifest.body]
         rows = {row.segment_id: row for body in (*bodies, self.found.manifest.meta) for row in body.segments}
         return await gather_all([self._segment(row) for row in rows.values()])
+
+    async def _read(self, segment: Segment, entries: Sequence[Entry]) -> list[bytes]:
+        """Blocks of a segment, with another encoding record when what this one names is not to be had."""
+        for _ in range(RECORDS_TRIED_MAX):
+            try:
+                return await self._fetcher.blocks(segment, entries)
+            except (NotEnoughFragments, IntegrityError):
+                other = await self._other(segment)
+                if other is None:
+                    raise
+                segment = other
+        return await self._fetcher.blocks(segment, entries)
+
+    async def _other(self, failed: Segment) -> Segment | None:
+        """The segment with another encoding record than `failed` has, if anybody gives one; replaced once for all who ask."""
+        row = self._rows[failed.segment_id]
+        async with self._replacing:
+            current = await self._segment(row)
+            if current is not failed:
+                return current
+            self._resolver.refuse(failed)
+            try:
+                other = await self._resolver.segment(row, self.found)
+            except NotFoundError:
+                return None
+            log.warning("segment %s: its encoding record does not serve, another is tried", id_text(failed.segment_id))
+            other.entries, other.by_cid = failed.entries, failed.by_cid
+            self._segments[failed.segment_id] = asyncio.create_task(_at_hand(other))
+            return other
 
     # -- where a block is -------------------------------------------------------------------------------------------------
 
@@ -84,7 +123,7 @@ class ContentBlocks:
         body = self.found.manifest.body
         if self._section_starts:
             body = await self._body(max(0, bisect_right(self._section_starts, last) - 1))
-        at = bisect_right([run.position for run in body.runs], last) - 1
+        at = bisect_right(body.runs, last, key=lambda run: run.position) - 1
         return [(body, body.runs[at])] if at >= 0 else []
 
     async def _search(self, cid: CID) -> tuple[Segment, Entry]:
@@ -111,11 +150,27 @@ class ContentBlocks:
         if segment.entries is None:
             async with self._loading.setdefault(row.segment_id, asyncio.Lock()):
                 if segment.entries is None:
-                    await self._fetcher.index(segment)
+                    segment = await self._load_index(segment)
             self._loading.pop(row.segment_id, None)
         return segment
 
+    async def _load_index(self, segment: Segment) -> Segment:
+        for _ in range(RECORDS_TRIED_MAX):
+            try:
+                await self._fetcher.index(segment)
+            except (NotEnoughFragments, IntegrityError):
+                other = await self._other(segment)
+                if other is None:
+                    raise
+                segment = other
+            else:
+                return segment
+        raise NotFoundError(
+            f"no encoding record of segment {id_text(segment.segment_id)} serves: {RECORDS_TRIED_MAX} were tried"
+        )
+
     async def _segment(self, row: SegmentRow) -> Segment:
+        self._rows[row.segment_id] = row
         task = self._segments.get(row.segment_id)
         if task is None:
             if len(self._segments) >= SEGMENTS_CACHED_MAX:
@@ -143,5 +198,9 @@ class ContentBlocks:
             segment = await self._loaded(row)
             entry = segment.entry_of(cid)
             if entry is not None:
-                return (await self._fetcher.blocks(segment, [entry]))[0]
+                return (await self._read(segment, [entry]))[0]
         raise NotFoundError(f"manifest section {cid_text(cid)} is in none of the segments that its root names")
+
+
+async def _at_hand(segment: Segment) -> Segment:
+    return segment

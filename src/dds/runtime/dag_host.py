@@ -13,6 +13,7 @@ from typing import Final
 from dds.content.block import Ref
 from dds.content.events import Event
 from dds.content.reader import DagReader, Request, Window
+from dds.primitives.cid import RAW, codec_of
 from dds.primitives.units import MIB
 
 READ_WINDOW: Final = Window(bytes_max=40 * MIB, requests_max=1024)
@@ -32,7 +33,7 @@ async def drive(reader: DagReader, fetch: Fetch) -> AsyncGenerator[Event, None]:
     try:
         while not reader.done:
             for batch in batches(reader.requests()):
-                running[asyncio.ensure_future(fetch([request.ref for request in batch]))] = batch
+                running[asyncio.ensure_future(fetch([bounded(request) for request in batch]))] = batch
             for event in reader.events():
                 yield event
             if running and not reader.done:
@@ -44,6 +45,15 @@ async def drive(reader: DagReader, fetch: Fetch) -> AsyncGenerator[Event, None]:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+def bounded(request: Request) -> Ref:
+    """The reference with the request's bound as its Tsize where that is the block's own size: a link may say one size for the
+    window and another for the block, and thousands of large blocks would come at once."""
+    ref = request.ref
+    if codec_of(ref.cid) != RAW or ref.tsize == request.bytes_max:
+        return ref
+    return Ref(ref.cid, ref.start, request.bytes_max)
 
 
 def batches(requests: Sequence[Request]) -> list[list[Request]]:

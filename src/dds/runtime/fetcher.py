@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from weakref import WeakValueDictionary
@@ -21,7 +21,7 @@ from dds.erasure.layout import Layout, SlotRange
 from dds.erasure.reed_solomon import decode
 from dds.primitives.cid import cid_text, matches
 from dds.primitives.errors import DDSError, FormatError, IntegrityError, NotEnoughFragments
-from dds.primitives.ids import NodeID, SegmentID, id_text
+from dds.primitives.ids import NodeID, id_text
 from dds.primitives.units import LEAF_BYTES
 from dds.protocol.download import Cancel, Effect, Fetch, Ready, StripeRead, Stuck, Wanted
 from dds.runtime.holders import search_holders
@@ -64,33 +64,35 @@ class StripeBytes:
 
 class PieceCache:
     """Pieces fetched for decoding, by stripe. A sequential read comes back to the same columns slot by slot; without this,
-    each lost slot would cost k slots of traffic again. Bounded; the stripe that was longest untouched goes first."""
+    each lost slot would cost k slots of traffic again. Bounded; the stripe that was longest untouched goes first.
+
+    A segment is named by its encoding record: under another record the same indices are other bytes."""
 
     def __init__(self, bytes_max: int = PIECE_CACHE_BYTES_MAX) -> None:
         self._bytes_max = bytes_max
         self._bytes = 0
-        self._stripes: dict[tuple[SegmentID, int], dict[tuple[int, int], Piece]] = {}
-        self._turns: WeakValueDictionary[tuple[SegmentID, int], asyncio.Lock] = WeakValueDictionary()
+        self._stripes: dict[tuple[bytes, int], dict[tuple[int, int], Piece]] = {}
+        self._turns: WeakValueDictionary[tuple[bytes, int], asyncio.Lock] = WeakValueDictionary()
 
-    def turn(self, segment: SegmentID, stripe: int) -> asyncio.Lock:
+    def turn(self, encoding: bytes, stripe: int) -> asyncio.Lock:
         """Reads that must decode the same stripe take turns."""
-        return self._turns.setdefault((segment, stripe), asyncio.Lock())
+        return self._turns.setdefault((encoding, stripe), asyncio.Lock())
 
-    def of(self, segment: SegmentID, stripe: int) -> Iterable[Piece]:
-        return self._stripes.get((segment, stripe), {}).values()
+    def of(self, encoding: bytes, stripe: int) -> Iterable[Piece]:
+        return self._stripes.get((encoding, stripe), {}).values()
 
-    def keep(self, segment: SegmentID, stripe: int, pieces: Iterable[Piece]) -> None:
-        kept = self._stripes.pop((segment, stripe), {})
+    def keep(self, encoding: bytes, stripe: int, pieces: Iterable[Piece]) -> None:
+        kept = self._stripes.pop((encoding, stripe), {})
         for piece in pieces:
             if (piece.index, piece.lo) not in kept:
                 kept[piece.index, piece.lo] = piece
                 self._bytes += len(piece.data)
-        self._stripes[segment, stripe] = kept
+        self._stripes[encoding, stripe] = kept
         while self._bytes > self._bytes_max and len(self._stripes) > 1:
             self.drop(*next(iter(self._stripes)))
 
-    def drop(self, segment: SegmentID, stripe: int) -> None:
-        for piece in self._stripes.pop((segment, stripe), {}).values():
+    def drop(self, encoding: bytes, stripe: int) -> None:
+        for piece in self._stripes.pop((encoding, stripe), {}).values():
             self._bytes -= len(piece.data)
 
 
@@ -102,7 +104,6 @@ class Fetcher:
     decoded_stripes: int = 0
     pieces: PieceCache = field(default_factory=PieceCache)
     culprits: list[Culprit] = field(default_factory=list)
-    _searches: dict[SegmentID, asyncio.Task[bool]] = field(default_factory=dict)
 
     async def blocks(self, segment: Segment, entries: Sequence[Entry]) -> list[bytes]:
         """The verified blocks of `entries`, in order.
@@ -162,9 +163,9 @@ class Fetcher:
 
     async def _search(self, segment: Segment) -> bool:
         """Whether more holders are known now; they are looked for once."""
-        if segment.segment_id not in self._searches:
-            self._searches[segment.segment_id] = asyncio.create_task(search_holders(self.network, segment))
-        return await asyncio.shield(self._searches[segment.segment_id])
+        if segment.search is None:
+            segment.search = asyncio.create_task(search_holders(self.network, segment))
+        return await asyncio.shield(segment.search)
 
     async def _known_stripe(self, segment: Segment, number: int, wanted: list[Wanted]) -> StripeBytes:
         shape = segment.record.stripes[number]
@@ -177,7 +178,7 @@ class Fetcher:
         machine = StripeRead(shape.k, shape.m, wanted, holders, doubtful, preference)
         if doubtful.isdisjoint(want.slot for want in wanted):
             return await self._read(segment, number, machine)
-        async with self.pieces.turn(segment.segment_id, number):  # the one before may have fetched what this one needs
+        async with self.pieces.turn(segment.encoding, number):  # the one before may have fetched what this one needs
             return await self._read(segment, number, machine)
 
     async def _read(self, segment: Segment, number: int, machine: StripeRead) -> StripeBytes:
@@ -186,7 +187,7 @@ class Fetcher:
 
     def _at_hand(self, segment: Segment, number: int) -> list[Piece]:
         """Pieces that earlier reads of the stripe fetched for decoding, and small fragments that came with the manifest."""
-        pieces = list(self.pieces.of(segment.segment_id, number))
+        pieces = list(self.pieces.of(segment.encoding, number))
         for record in segment.record.records[number] if segment.inline else ():
             if record.root in segment.inline:
                 pieces.append(Piece(record.index, segment.inline[record.root][0], 0, segment.inline[record.root][1]))
@@ -210,7 +211,7 @@ class Fetcher:
         verdicts = await gather_all([self._check(segment, number, piece) for number, piece in pieces])
         unproven = False
         for number in stripes:
-            self.pieces.drop(segment.segment_id, number)
+            self.pieces.drop(segment.encoding, number)
         for (_, piece), verdict in zip(pieces, verdicts, strict=True):
             if verdict is None:
                 continue
@@ -260,7 +261,7 @@ class _StripeHost:
         self._done: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> StripeBytes:
-        ticker = asyncio.create_task(self._tick())
+        ticker = self._spawn(self._tick())
         try:
             self._perform(self._machine.start(self._now()))
             return await self._assemble(await self._done)
@@ -271,11 +272,22 @@ class _StripeHost:
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
 
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._fail_on_fault)
+        return task
+
+    def _fail_on_fault(self, task: asyncio.Task[None]) -> None:
+        """A bug of ours must end the read: it would wait for ever for what will not be reported."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._done.done():
+            self._done.set_exception(error)
+
     def _perform(self, effects: list[Effect]) -> None:
         for effect in effects:
             match effect:
                 case Fetch(ticket):
-                    self._tasks[ticket] = asyncio.create_task(self._fetch(effect))
+                    self._tasks[ticket] = self._spawn(self._fetch(effect))
                 case Cancel(ticket):
                     task = self._tasks[ticket]
                     if task is not asyncio.current_task():
@@ -322,7 +334,7 @@ class _StripeHost:
             out.slots[slot] = (self._pieces[ticket].lo, self._pieces[ticket].data)
         if not ready.missing:
             return out
-        self._fetcher.pieces.keep(self._segment.segment_id, self._number, [self._pieces[t] for t in ready.sources.values()])
+        self._fetcher.pieces.keep(self._segment.encoding, self._number, [self._pieces[t] for t in ready.sources.values()])
         have = {}
         for index, ticket in ready.sources.items():
             piece = self._pieces[ticket]
@@ -344,7 +356,8 @@ class _StripeHost:
         for index in range(self._shape.k + self._shape.m):
             rows = stuck.tried.get(index)
             if rows is not None:
-                where.append(f"{index} at " + (", ".join(f"{names(node)} ({why})" for node, why in rows) or "no known node"))
+                seen = dict.fromkeys(f"{names(node)} ({why})" for node, why in rows)  # some were asked twice
+                where.append(f"{index} at " + (", ".join(seen) or "no known node"))
         short = stuck.need - stuck.have
         return NotEnoughFragments(
             f"segment {id_text(self._segment.segment_id)[:16]}, stripe {self._number}: of the {stuck.need} fragments needed "

@@ -22,8 +22,8 @@ from dds.content.block import Ref
 from dds.content.events import Data, Event, OpenDirectory, OpenFile, Symlink
 from dds.content.events import Entry as DirectoryEntry
 from dds.content.reader import DagReader, list_directory, read_file, read_tree, resolve
-from dds.primitives.cid import CID, DAG_CBOR, cid_text, codec_of
-from dds.primitives.errors import DDSError, FormatError, InputError, NotEnoughFragments, NotFoundError
+from dds.primitives.cid import CID, DAG_CBOR, RAW, cid_text, codec_of
+from dds.primitives.errors import DDSError, FormatError, InputError, NotEnoughFragments, NotFoundError, UnavailableError
 from dds.primitives.ids import NodeID
 from dds.runtime.content_blocks import ContentBlocks
 from dds.runtime.dag_host import READ_WINDOW, drive
@@ -41,7 +41,7 @@ from dds.wire.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
-MANIFESTS_TRIED_MAX: Final = 4
+MANIFESTS_TRIED_MAX: Final = 16  # anybody may publish one of any content, and none of these need be right
 STALL_S: Final = 5.0  # without a byte, and an origin is read instead
 ORIGIN_PATIENCE_S: Final = 0.5  # how long a manifest is waited for once the DHT has named an origin
 DESCRIBED_AT_ONCE: Final = 64
@@ -72,7 +72,7 @@ class Reading:
     _written: int = 0
     _files: int = 0
     _kind: str = ""
-    _lost: bool = False  # a manifest was right, and too many fragments are gone: only an origin can help
+    _lost: bool = False  # too many fragments of what a manifest names are gone: an origin is asked first, if there is one
     _origin_tried: bool = False
 
     def __post_init__(self) -> None:
@@ -135,13 +135,28 @@ class Reading:
 
     async def stat(self) -> ContentStat:
         """Sizes, savings and how many fragments of each segment are live now."""
+        try:
+            manifest, segments = await self._first_described()
+            stats = await gather_all([self._segment_stat(segment) for segment in segments])
+        finally:
+            self.resolver.close()
+        return self._content_stat(manifest, stats)
+
+    async def _first_described(self) -> tuple[Manifest, list[Segment]]:
+        """The first manifest all of whose segments are known to somebody."""
+        last: DDSError | None = None
         async with contextlib.aclosing(self.resolver.manifests(self.content, self.hints)) as manifests:
-            found = await anext(manifests)
-        self.resolver.close()
-        blocks = ContentBlocks(found, self.resolver, self.fetcher)
-        segments = await blocks.segments()
-        stats = await gather_all([self._segment_stat(segment) for segment in segments])
-        return self._content_stat(found.manifest, stats)
+            tried = 0
+            async for found in manifests:
+                try:
+                    return found.manifest, await ContentBlocks(found, self.resolver, self.fetcher).segments()
+                except (FormatError, NotFoundError, NotEnoughFragments) as error:
+                    last = last or error
+                tried += 1
+                if tried == MANIFESTS_TRIED_MAX:
+                    break
+        assert last is not None  # without any manifest the resolver has raised
+        raise last
 
     # -- sources, one after the other -------------------------------------------------------------------------------------
 
@@ -200,14 +215,17 @@ class Reading:
         """Manifests as they come, and an origin when the DHT names one before any has come, or when none works.
 
         Raises:
-            NotFoundError: nobody has a manifest, and the DHT names no origin.
+            NotFoundError, UnavailableError: nobody has a manifest, or nobody could be asked, and the DHT names no origin.
         """
         manifests = self.resolver.manifests(self.content, self.hints)
         upcoming: asyncio.Task[Found | None] | None = None
         tried = 0
         try:
-            while tried < MANIFESTS_TRIED_MAX and not self._lost:
+            while tried < MANIFESTS_TRIED_MAX:
                 upcoming = upcoming or asyncio.create_task(_next(manifests))
+                if self._lost and self._has_origin_left():
+                    yield self._origin_blocks()
+                    continue
                 if not tried and not self._origin_tried and await self._is_origin_sooner(upcoming):
                     yield self._origin_blocks()
                     continue
@@ -219,7 +237,7 @@ class Reading:
                 yield _WhileItComes(ContentBlocks(found, self.resolver, self.fetcher), self)
             if not self._origin_tried and (await self.resolver.providers(self.content)).origins:
                 yield self._origin_blocks()
-        except NotFoundError:
+        except UnavailableError:
             if self._origin_tried or not (await self.resolver.providers(self.content)).origins:
                 raise
             yield self._origin_blocks()
@@ -289,7 +307,7 @@ class Reading:
     # -- listings and statistics ------------------------------------------------------------------------------------------
 
     async def _describe_all(self, blocks: BlockSource, refs: Sequence[tuple[str, Ref]]) -> list[Entry]:
-        """Kind and size of each entry: its root block tells; raw leaves need no block."""
+        """Kind and size of each entry: its root block tells; raw leaves need none, their link has it."""
         entries: list[Entry] = []
         for at in range(0, len(refs), DESCRIBED_AT_ONCE):
             part = refs[at : at + DESCRIBED_AT_ONCE]
@@ -297,6 +315,8 @@ class Reading:
         return entries
 
     async def _describe(self, blocks: BlockSource, name: str, ref: Ref) -> Entry:
+        if codec_of(ref.cid) == RAW and ref.tsize is not None:
+            return Entry(name, "file", ref.tsize, ref.cid)
         async with contextlib.aclosing(drive(list_directory(ref, READ_WINDOW), blocks.fetch)) as events:
             async for event in events:
                 match event:

@@ -28,7 +28,8 @@ from dds.placement.draw import Draw, Rules, draw
 from dds.primitives.cid import CID
 from dds.primitives.errors import DDSError, NotEnoughNodes, UnavailableError
 from dds.primitives.hashing import tagged_hash
-from dds.primitives.ids import NodeID, PublisherID, SegmentID, UploadID, id_text
+from dds.primitives.ids import ID_BYTES, NodeID, PublisherID, SegmentID, UploadID, id_text
+from dds.primitives.units import SECTION_BYTES_MAX
 from dds.protocol.hooks import hooks_of
 from dds.runtime.dedup import NETWORK, Reuse
 from dds.runtime.hooks import Hooks, NewHook
@@ -38,6 +39,7 @@ from dds.runtime.packer import Packer, Place, PlacedRun
 from dds.runtime.put_origin import PutOrigin
 from dds.runtime.results import Progress, PutOptions, PutResult
 from dds.runtime.segment_sender import SegmentOutcome, SegmentSender
+from dds.runtime.stoppable_input import StoppableInput
 from dds.runtime.tasks import cancel_all
 from dds.storage.block_file import BlockFile
 from dds.storage.catalog import Catalog, ContentNote
@@ -54,7 +56,9 @@ SEGMENTS_IN_FLIGHT_MAX: Final = 2
 SEGMENTS_UNFINISHED_MAX: Final = 4  # with --ack fast, those that lack only their last receipts are counted too
 MANIFEST_TIMEOUT_S: Final = 10.0
 SMALL_REPLY_BYTES_MAX: Final = 64 << 10
-ROWS_PER_SECTION: Final = 400  # segment rows and as many runs: about 230 KB at n = 16
+RUN_BYTES_MAX: Final = 40  # of a run in a section, encoded
+SECTION_HEAD_BYTES: Final = 16  # the map, its keys and the heads of its lists
+ROW_BYTES_MAX: Final = 40  # of a segment row, its holders not counted
 
 
 @dataclass(slots=True)
@@ -165,7 +169,7 @@ class Put:
             case Path():
                 built = build_dag(source, options, sink)
             case _:
-                built = build_stream(source, options, sink)
+                built = build_stream(StoppableInput(source, lambda: self._stop), options, sink)
         ahead.finish(packer)
         packer.finish()
         return built
@@ -253,7 +257,10 @@ class Put:
     def _under_way(self) -> list[int] | None:
         """The segments to wait for before another is opened; None when there is room for one more."""
         unfinished = [number for number, task in self._finishing.items() if not task.done()]
-        open_ones = [number for number in unfinished if not self._senders[number].enough.is_set()]
+        senders = {
+            number: self._senders.get(number) for number in unfinished
+        }  # none: all receipts are there, it is being noted
+        open_ones = [number for number, sender in senders.items() if sender is not None and not sender.enough.is_set()]
         if len(unfinished) < SEGMENTS_UNFINISHED_MAX and len(open_ones) < SEGMENTS_IN_FLIGHT_MAX:
             return None
         return open_ones if len(open_ones) >= SEGMENTS_IN_FLIGHT_MAX else unfinished
@@ -330,10 +337,10 @@ class Put:
         """All segments but the last: finished or, with ack fast, held well enough to be named in the manifest."""
         sent: dict[int, _Sent] = {}
         for number, task in self._finishing.items():
-            await self._held(number)
-            sent[number] = (
-                task.result() if task.done() else _Sent(self._senders[number].segment_id, self._senders[number].holders)
-            )
+            sender = self._senders.get(number)
+            if sender is None or not sender.enough.is_set():
+                await self._held(number)
+            sent[number] = task.result() if sender is None or task.done() else _Sent(sender.segment_id, sender.holders)
         return sent
 
     async def _publish_sections(
@@ -344,7 +351,8 @@ class Put:
             (number, closed), self._last = self._last, None
             await self._finish_soon(number, closed)
             sent = await self._earlier()
-        parts = list(_split_runs(packer.runs))
+        width = max(packer.geometry.n, *(len(row.holders) for row in self._rows.values()))
+        parts = split_runs(packer.runs, width)
         bodies = [self._body(part, sent) for part in parts]
         self._source_key = tagged_hash(b"dds/put-sections/v1", self._source_key)
         meta = self._packer = Packer(packer.geometry, self.options.class_name, self, first_segment=max(sent, default=-1) + 1)
@@ -431,29 +439,31 @@ class Put:
             self.on_enough(result, holders)
 
     async def _spread_manifest(self, manifest: Manifest, raw: bytes) -> list[NodeID]:
-        row = (manifest.body.segments or manifest.meta.segments)[0]
-        need = self._geometry().m + 1
+        """Hand it to m + 1 holders of its segments; as many as a reused segment may lack may be missing here too."""
+        m = self._geometry().m
+        holders = [node for row in (*manifest.body.segments, *manifest.meta.segments) for node in row.holders]
         took: list[NodeID] = []
-        others = [node for node in self.network.known_nodes() if node not in row.holders]
-        for node in [*row.holders, *others]:
-            if len(took) == need:
-                return took
-            try:
-                await self.network.client.call(
-                    node,
-                    "/v1/manifests",
-                    ManifestRequest(raw),
-                    ManifestReply,
-                    max_bytes=SMALL_REPLY_BYTES_MAX,
-                    timeout_s=MANIFEST_TIMEOUT_S,
-                )
-            except DDSError as error:
-                log.info("manifest not taken by %s: %s", id_text(node), error)
-                continue
-            took.append(node)
-        if len(took) < need:
-            raise NotEnoughNodes(f"only {len(took)} of {need} nodes took the manifest", hint="run the same put again")
+        for node in dict.fromkeys(holders):
+            if len(took) == m + 1:
+                break
+            if await self._takes_manifest(node, raw):
+                took.append(node)
+        if len(took) < m + 1 - m // 3:
+            raise NotEnoughNodes(f"only {len(took)} of {m + 1} nodes took the manifest", hint="run the same put again")
+        if len(took) < m + 1:
+            self._notes.append(f"the manifest is held by only {len(took)} of {m + 1} nodes: others do not answer")
         return took
+
+    async def _takes_manifest(self, node: NodeID, raw: bytes) -> bool:
+        request = ManifestRequest(raw)
+        try:
+            await self.network.client.call(
+                node, "/v1/manifests", request, ManifestReply, max_bytes=SMALL_REPLY_BYTES_MAX, timeout_s=MANIFEST_TIMEOUT_S
+            )
+        except DDSError as error:
+            log.info("manifest not taken by %s: %s", id_text(node), error)
+            return False
+        return True
 
     # -- the end ----------------------------------------------------------------------------------------------------------
 
@@ -499,9 +509,21 @@ class Put:
         )
 
 
-def _split_runs(runs: list[PlacedRun]) -> list[list[PlacedRun]]:
-    """Runs in groups that fit a section."""
-    return [runs[at : at + ROWS_PER_SECTION] for at in range(0, len(runs), ROWS_PER_SECTION)]
+def split_runs(runs: list[PlacedRun], width: int) -> list[list[PlacedRun]]:
+    """Runs in groups whose bodies fit a section, when no segment has more than `width` holders."""
+    parts: list[list[PlacedRun]] = []
+    segments: set[int | SegmentID] = set()
+    room = 0
+    for run in runs:
+        row_bytes = ROW_BYTES_MAX + width * ID_BYTES
+        cost = RUN_BYTES_MAX + (0 if run.segment in segments else row_bytes)
+        if cost > room:
+            parts.append([])
+            segments, room, cost = set(), SECTION_BYTES_MAX - SECTION_HEAD_BYTES, RUN_BYTES_MAX + row_bytes
+        parts[-1].append(run)
+        segments.add(run.segment)
+        room -= cost
+    return parts
 
 
 def _kind(built: BuiltTree) -> str:

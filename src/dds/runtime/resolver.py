@@ -3,7 +3,8 @@
 Asks in the order of cost, side by side where that saves waiting: what this home remembers, the holders that announcements in
 the DHT name, and, while the DHT is still being asked, a few known nodes directly. Whatever answers is checked: a manifest by
 its signature and the ContentID in it, an encoding record by its signature and segment id. Neither is bound by the ContentID,
-so several are kept and the reader falls back to the next when blocks do not fit.
+so the reader falls back to the next when what one says cannot be had: manifests come one by one, and a record that `refuse`
+was told of is not given again, nor asked of the node that gave it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,19 @@ from dataclasses import dataclass
 from typing import Final
 
 from dds.primitives.cid import CID, cid_text
-from dds.primitives.errors import DDSError, FormatError, NotFoundError
-from dds.primitives.hashing import tagged_hash
+from dds.primitives.errors import DDSError, FormatError, NotFoundError, PeerRefused, UnavailableError
+from dds.primitives.hashing import sha256, tagged_hash
 from dds.primitives.ids import FragmentRoot, NodeID, SegmentID, id_text
 from dds.runtime.network import ContentProviders, Network
 from dds.runtime.segments import Segment, open_segment
-from dds.wire.api import CONTENT_REPLY_BYTES_MAX, SEGMENT_REPLY_BYTES_MAX, ContentReply, SegmentReply
+from dds.wire.api import (
+    CONTENT_REPLY_BYTES_MAX,
+    ENCODINGS_PER_SEGMENT_MAX,
+    MANIFESTS_PER_CONTENT_MAX,
+    SEGMENT_REPLY_BYTES_MAX,
+    ContentReply,
+    SegmentReply,
+)
 from dds.wire.manifest import Manifest, SegmentRow, open_manifest
 
 log = logging.getLogger(__name__)
@@ -30,6 +38,7 @@ ASK_TIMEOUT_S: Final = 5.0
 ASK_AT_ONCE: Final = 2  # holders asked side by side for metadata; the next one after each failure or ASK_PATIENCE_S
 ASK_PATIENCE_S: Final = 0.4
 DIRECT_PATIENCE_S: Final = 0.3  # how long the DHT is given before known nodes are asked directly as well
+ANNOUNCED_FIRST: Final = 16  # announced holders asked before known nodes; anybody may announce many that are none
 DIRECT_ASKS_MAX: Final = 24  # known nodes asked directly when announcements lead nowhere
 
 
@@ -47,6 +56,8 @@ class Resolver:
     def __init__(self, network: Network) -> None:
         self._network = network
         self._lookups: dict[CID, asyncio.Task[ContentProviders]] = {}
+        self._refused: set[bytes] = set()  # hashes of encoding records that did not serve
+        self._refused_sources: set[tuple[SegmentID, NodeID | None]] = set()  # who gave them
 
     def providers(self, content: CID) -> asyncio.Task[ContentProviders]:
         """What the DHT says of a content: asked once, however many wait for it. `close` ends it."""
@@ -63,25 +74,41 @@ class Resolver:
     async def manifests(self, content: CID, hints: Sequence[NodeID] = ()) -> AsyncGenerator[Found, None]:
         """Verified manifests of `content`, best first, each publisher's statement at most once.
 
-        Raises:
-            NotFoundError: nobody asked has one (raised only when nothing was yielded).
+        Every node's answer gives one that is new at a time, so that nobody can hide another's behind many of his own; the rest
+        come when all have been asked.
+
+        Raises (only when nothing was yielded):
+            NotFoundError: nobody asked has one.
+            UnavailableError: the same, but most of those asked, or all that this home remembers as holders, did not answer.
         """
         seen: set[bytes] = set()
         asked: set[NodeID] = set()
-        async for node, reply in self._race(content, hints, asked):
-            for raw in reply.manifests:
-                if raw in seen:
-                    continue
-                seen.add(raw)
-                with contextlib.suppress(FormatError):
-                    manifest = open_manifest(raw, self._network.name)
-                    if manifest.content == content:
-                        yield Found(manifest, raw, node, reply)
-        if not seen:
-            raise NotFoundError(
-                f"nobody of {len(asked)} nodes asked has {cid_text(content)}",
-                hint="check the ContentID and that this home is on the right network (dds doctor)",
-            )
+        answered: set[NodeID] = set()
+        rest: list[Found] = []
+        nothing = True
+        async for node, reply in self._race(content, hints, asked, answered):
+            fresh = [Found(manifest, raw, node, reply) for raw, manifest in self._manifests_in(reply, content, seen)]
+            rest += fresh[1:]
+            for found in fresh[:1]:
+                nothing = False
+                yield found
+        for found in rest:
+            yield found
+        if nothing:
+            raise _nobody_has(content, hints, asked, answered)
+
+    def _manifests_in(self, reply: ContentReply, content: CID, seen: set[bytes]) -> list[tuple[bytes, Manifest]]:
+        """Those of a reply that are valid, of this content and not seen before; now they are."""
+        fresh: list[tuple[bytes, Manifest]] = []
+        for raw in reply.manifests[:MANIFESTS_PER_CONTENT_MAX]:
+            if raw in seen:
+                continue
+            seen.add(raw)
+            with contextlib.suppress(FormatError):
+                manifest = open_manifest(raw, self._network.name)
+                if manifest.content == content:
+                    fresh.append((raw, manifest))
+        return fresh
 
     async def _feed(self, content: CID, hints: Sequence[NodeID], queue: asyncio.Queue[NodeID | None]) -> None:
         """Nodes to ask, best first: hints, announced holders, then known nodes; None ends the list."""
@@ -91,7 +118,7 @@ class Resolver:
         try:
             await asyncio.wait((announced,), timeout=DIRECT_PATIENCE_S)
             if announced.done():
-                for node in announced.result().holders:
+                for node in announced.result().holders[:ANNOUNCED_FIRST]:
                     queue.put_nowait(node)
             known = self._network.known_nodes()
             known.sort(key=lambda node: tagged_hash(b"dds/ask-order/v1", content, node))
@@ -103,7 +130,7 @@ class Resolver:
             queue.put_nowait(None)
 
     async def _race(
-        self, content: CID, hints: Sequence[NodeID], asked: set[NodeID]
+        self, content: CID, hints: Sequence[NodeID], asked: set[NodeID], answered: set[NodeID]
     ) -> AsyncIterator[tuple[NodeID, ContentReply]]:
         """Replies as they come. A few requests run side by side; one more after each failure and each ASK_PATIENCE_S."""
         queue: asyncio.Queue[NodeID | None] = asyncio.Queue()
@@ -124,10 +151,13 @@ class Resolver:
                         running[asyncio.create_task(self._ask_content(content, node))] = node
                 for task in [each for each in running if each.done()]:
                     node = running.pop(task)
-                    if task.exception() is None:
+                    error = task.exception()
+                    if error is None or isinstance(error, PeerRefused):
+                        answered.add(node)
+                    if error is None:
                         yield node, task.result()
-                    elif not isinstance(task.exception(), DDSError):
-                        task.result()
+                    elif not isinstance(error, DDSError):
+                        raise error
         finally:
             for job in (feeder, upcoming, *running):
                 if job is not None:
@@ -154,7 +184,7 @@ class Resolver:
         tried: set[NodeID] = set()
         for named in (True, False):
             wave = await (self._named(row) if named else self._announced(row.segment_id))
-            nodes = [node for node in wave if node not in tried]
+            nodes = [node for node in wave if node not in tried and (row.segment_id, node) not in self._refused_sources]
             tried.update(nodes)
             segment = await self._first_record(row, encoder, nodes)
             if segment is not None:
@@ -165,8 +195,24 @@ class Resolver:
             hint="its holders may be down; try again when they are back",
         )
 
+    def refuse(self, segment: Segment) -> None:
+        """What this record names cannot be had, or is wrong: find another from now on, from another node."""
+        self._refused.add(sha256(segment.encoding))
+        self._refused_sources.add((segment.segment_id, segment.source))
+
+    def _open(self, raw: bytes, segment_id: SegmentID, source: NodeID) -> Segment | None:
+        if sha256(raw) in self._refused:
+            return None
+        segment = open_segment(raw, segment_id, self._network.name)
+        if segment is not None:
+            segment.source = source
+        return segment
+
     def _from_reply(self, row: SegmentRow, found: Found) -> Segment | None:
-        segment = self._best(found.reply.encodings, row, found.manifest.publisher)
+        if (row.segment_id, found.source) in self._refused_sources:
+            return None
+        encodings = found.reply.encodings[: MANIFESTS_PER_CONTENT_MAX * ENCODINGS_PER_SEGMENT_MAX]
+        segment = self._best(encodings, row, found.manifest.publisher, found.source)
         if segment is not None:
             segment.learn_holders(row.holders)
             for fragment in found.reply.inline:
@@ -210,12 +256,27 @@ class Resolver:
         except DDSError as error:
             log.debug("no record of %s from %s: %s", id_text(segment_id), id_text(node), error)
             return None
-        segment = self._best(reply.encodings, row, encoder)
+        segment = self._best(reply.encodings[:ENCODINGS_PER_SEGMENT_MAX], row, encoder, node)
         if segment is not None:
             for index in reply.indices:
                 segment.learn_holder(index, node)
         return segment
 
-    def _best(self, encodings: Iterable[bytes], row: SegmentRow, encoder: bytes) -> Segment | None:
-        valid = [segment for raw in encodings if (segment := open_segment(raw, row.segment_id, self._network.name)) is not None]
+    def _best(self, encodings: Iterable[bytes], row: SegmentRow, encoder: bytes, source: NodeID) -> Segment | None:
+        valid = [segment for raw in encodings if (segment := self._open(raw, row.segment_id, source)) is not None]
         return max(valid, key=lambda each: (each.record.width == len(row.holders), each.publisher == encoder), default=None)
+
+
+def _nobody_has(content: CID, hints: Sequence[NodeID], asked: set[NodeID], answered: set[NodeID]) -> UnavailableError:
+    """What it means that none of `asked` gave a manifest."""
+    silent = len(asked - answered)
+    if 2 * silent > len(asked) or (hints and answered.isdisjoint(hints)):
+        return UnavailableError(
+            f"{silent} of {len(asked)} nodes could not be asked for {cid_text(content)}, and none of the others has it",
+            hint="the nodes that have it may be down; try again when they are back (dds doctor)",
+        )
+    more = f"; {silent} could not be asked" if silent else ""
+    return NotFoundError(
+        f"nobody of {len(asked)} nodes asked has {cid_text(content)}{more}",
+        hint="check the ContentID and that this home is on the right network (dds doctor)",
+    )

@@ -118,14 +118,15 @@ class SegmentSender:
         """Take the next stripe; returns when there is room for one more.
 
         Raises:
-            NotEnoughNodes: the segment has already failed.
+            NotEnoughNodes: the segment has already failed. UnavailableError: the put was stopped.
         """
+        await self._raise_if_ended()
         if last and self._fits_commit(stripe):
             self._held_back[stripe.number] = stripe
             return
-        if self._ticker is None:
-            self._ticker = asyncio.create_task(self._tick())
+        self._start_ticker()
         await asyncio.to_thread(self._spool.append, stripe)  # a disk under load must not hold up what is being sent
+        await self._raise_if_ended()  # stopped meanwhile: nothing more may be sent
         self._stripes[stripe.number] = stripe
         self._shapes[stripe.number] = stripe.shape
         self._roots[stripe.number] = [record.root for record in stripe.records]
@@ -133,6 +134,9 @@ class SegmentSender:
         while len(self._stripes) >= WINDOW_STRIPES and not self._outcome.done():
             self._news.clear()
             await self._news.wait()
+        await self._raise_if_ended()
+
+    async def _raise_if_ended(self) -> None:
         if self._outcome.done():
             await self._outcome  # only failure can come before `finish`
 
@@ -144,10 +148,9 @@ class SegmentSender:
         """
         inline_from = min(self._held_back, default=len(record.stripes))
         self._closing = _Closing(record, encoding, record.root(), manifest, inline_from)
-        if self._ticker is None:
-            self._ticker = asyncio.create_task(self._tick())
+        self._start_ticker()
         self._perform(self._machine.all_ready(self._now()))
-        holders = await self._outcome
+        holders = await asyncio.shield(self._outcome)  # who is cancelled here must not cancel what `cancel` still settles
         receipts = [self._receipts[index] for index in range(len(holders))]
         return SegmentOutcome(holders, receipts, self._sent_bytes, self._machine.replaced)
 
@@ -235,6 +238,18 @@ class SegmentSender:
         task = asyncio.create_task(work)
         group.add(task)
         task.add_done_callback(group.discard)
+        task.add_done_callback(self._fail_on_fault)
+
+    def _start_ticker(self) -> None:
+        if self._ticker is None:
+            self._ticker = asyncio.create_task(self._tick())
+            self._ticker.add_done_callback(self._fail_on_fault)
+
+    def _fail_on_fault(self, task: asyncio.Task[None]) -> None:
+        """A bug of ours must end the segment: its lane would wait for ever for what will not be reported."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._fail_locally(error)
 
     def _abandon(self, index: int, node: NodeID, why: Failure) -> None:
         log.info("segment upload: node %s given up for index %d: %s", id_text(node), index, why.value)
@@ -335,9 +350,11 @@ class SegmentSender:
         )
         if claim != due:
             raise IntegrityError("a receipt for something else than was sent", expected=str(due), actual=str(claim))
+        if receipt.contract or 0 < receipt.expires_ms <= self.network.now_ms():
+            raise IntegrityError("a receipt for a contract that there is not, or that is over already")
         return receipt
 
-    def _fail_locally(self, error: LocalError) -> None:
+    def _fail_locally(self, error: BaseException) -> None:
         if not self._outcome.done():
             self._outcome.set_exception(error)
         self._news.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -21,6 +22,8 @@ class Segment:
     record: EncodingRecord
     encoding: bytes  # the signed record, as it came
     publisher: bytes  # who signed it
+    source: NodeID | None = None  # who gave it
+    search: asyncio.Task[bool] | None = None  # for more holders than were named
     _holders: dict[int, list[NodeID]] = field(default_factory=dict)
     shunned: set[NodeID] = field(default_factory=set)
     entries: list[Entry] | None = None

@@ -1,11 +1,13 @@
 """An open segment's data space on disk: written as stripes are made, read back when a late spare needs an old stripe, or
 when a reader is served from here before the network has the content.
 
-Reads may come from any thread; after `close` they find nothing, rather than what another file has under the same descriptor.
+Calls may come from any thread; after `close` nothing is found or written any more, rather than in what another file has under
+the same descriptor.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -21,6 +23,7 @@ class Spool:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._fd: int | None = None
+        self._closed = False
         self._end = 0
         self._lock = threading.Lock()
         self._where: dict[int, tuple[int, StripeShape]] = {}
@@ -32,21 +35,29 @@ class Spool:
             DiskFullError, StorageError: naming the spool's path.
         """
         data = stripe.fragments[: stripe.shape.k]
-        try:
-            if self._fd is None:
-                self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-                self._path.unlink()  # it lives as long as this process has it open
+        with self._lock:
+            if self._closed:
+                raise StorageError(f"the spool {self._path} is closed")
+            try:
+                self._fd = self._open() if self._fd is None else self._fd
+                written = os.pwritev(self._fd, data, self._end)
+            except OSError as error:
+                kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else StorageError
+                raise kind(
+                    f"cannot spool to {self._path}: {error.strerror}", hint="free some space or set DDS_HOME elsewhere"
+                ) from None
+            if written != sum(map(len, data)):
+                raise DiskFullError(f"cannot spool to {self._path}: short write", hint="free some space")
             self._where[stripe.number] = (self._end, stripe.shape)
-            written = os.pwritev(self._fd, data, self._end)
-        except OSError as error:
-            kind = DiskFullError if error.errno == 28 else StorageError
-            raise kind(
-                f"cannot spool to {self._path}: {error.strerror}", hint="free some space or set DDS_HOME elsewhere"
-            ) from None
-        if written != sum(map(len, data)):
-            raise DiskFullError(f"cannot spool to {self._path}: short write", hint="free some space")
-        self._end += written
+            self._end += written
+
+    def _open(self) -> int:
+        """A file without a name: another put of the same thing, with the same upload id, must not meet it."""
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = f"{self._path}.{os.urandom(8).hex()}"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.unlink(path)  # it lives as long as this process has it open
+        return fd
 
     def read(self, number: int) -> tuple[StripeShape, bytes]:
         """The stripe's shape and its k slots end to end, padding included."""
@@ -69,6 +80,7 @@ class Spool:
 
     def close(self) -> None:
         with self._lock:
+            self._closed = True
             if self._fd is not None:
                 os.close(self._fd)
                 self._fd = None

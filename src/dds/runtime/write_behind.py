@@ -25,7 +25,8 @@ class Writer(Protocol):
 
 class WriteBehind:
     """`async with WriteBehind(writer) as out: await out.write(event)`. Leaving it writes what was handed over, also
-    after an error inside the block (which goes on), so that all that was taken is written; only a cancellation drops it."""
+    after an error inside the block (which goes on), so that all that was taken is written; only a cancellation, or a write
+    that failed, drops it."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
@@ -33,6 +34,7 @@ class WriteBehind:
         self._group: list[Event] = []
         self._group_bytes = 0
         self._under_way: asyncio.Future[None] | None = None
+        self._failed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -73,5 +75,10 @@ class WriteBehind:
                 raise
 
     def _write_all(self, group: Sequence[Event]) -> None:
+        """In the thread. Behind a write that failed nothing more is written: it would leave a gap."""
+        if self._failed:
+            return
+        self._failed = True
         for event in group:
             self._writer.write(event)
+        self._failed = False

@@ -17,7 +17,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final, Protocol
 
 from dds.content.block import Built
 from dds.content.builder import (
@@ -78,7 +78,12 @@ def build_dag(path: Path, options: SourceOptions, sink: Sink) -> BuiltTree:
     return _Walk(path, options, PostOrder(sink)).run()
 
 
-def build_stream(stream: BinaryIO, options: SourceOptions, sink: Sink) -> BuiltTree:
+class Readable(Protocol):
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes, none only at the end."""
+
+
+def build_stream(stream: Readable, options: SourceOptions, sink: Sink) -> BuiltTree:
     """Build the DAG of one file from a stream of unknown length, for example standard input; like `build_dag` otherwise."""
     built = _build_file(stream.read, make_chunker(options.chunker), PostOrder(sink))
     return BuiltTree(built, 1, 0, 0, built.filesize)
