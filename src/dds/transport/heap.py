@@ -38,4 +38,4 @@ def keep_freed_memory(kept_bytes: int = KEPT_BYTES, mapped_bytes_min: int = MAPP
     except (AttributeError, OSError):
         return False
     settings = ((_M_TRIM_THRESHOLD, kept_bytes), (_M_MMAP_THRESHOLD, mapped_bytes_min), (_M_ARENA_MAX, ARENAS))
-    return all([mallopt(name, value) for name, value in settings])
+    return all(bool(mallopt(name, value)) for name, value in settings)
