@@ -115,13 +115,8 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(number=SEGMENT, publisher=st.integers(1, 7), created=st.integers(1, 9))
     def put_manifest(self, number: int, publisher: int, created: int) -> None:
         known = self.manifests.setdefault(number, {})
-        others = sorted((at, -other) for other, at in known.items() if other != publisher)
-        kept = known.get(publisher, created) <= created
-        if len(others) >= MANIFESTS_PER_CONTENT_MAX and publisher not in known:
-            oldest_at, oldest = others[0]
-            kept = oldest_at < created
-            if kept:
-                del known[-oldest]
+        has_room = len(known) < MANIFESTS_PER_CONTENT_MAX or publisher in known
+        kept = has_room and known.get(publisher, created) <= created
         if kept:
             known[publisher] = created
         assert self.store.put_manifest(manifest_of(number, publisher, created)) == kept

@@ -271,14 +271,16 @@ def test_the_newest_manifest_of_each_publisher_is_kept(store: FragmentStore) -> 
     assert store.manifests(cid) == [manifest_of(1, 2, 30).raw]
 
 
-def test_a_content_keeps_the_newest_publishers_up_to_a_limit(store: FragmentStore) -> None:
+def test_nobodys_manifest_makes_room_for_a_strangers(store: FragmentStore) -> None:
     cid = manifest_of(1).cid
     for publisher in range(1, MANIFESTS_PER_CONTENT_MAX + 1):
         assert store.put_manifest(manifest_of(1, publisher, 10 * publisher))
+    kept = [manifest_of(1, publisher, 10 * publisher).raw for publisher in range(MANIFESTS_PER_CONTENT_MAX, 0, -1)]
     assert not store.put_manifest(manifest_of(1, 50, 10))
-    assert store.put_manifest(manifest_of(1, 51, 15))
-    kept = [manifest_of(1, publisher, 10 * publisher).raw for publisher in range(MANIFESTS_PER_CONTENT_MAX, 1, -1)]
-    assert store.manifests(cid) == [*kept, manifest_of(1, 51, 15).raw]
+    assert not store.put_manifest(manifest_of(1, 51, 1_000_000))
+    assert store.manifests(cid) == kept
+    assert store.put_manifest(manifest_of(1, 1, 15))  # its own publisher may replace it
+    assert store.manifests(cid) == [*kept[:-1], manifest_of(1, 1, 15).raw]
 
 
 def test_staged_fragments_expire_and_committed_ones_do_not(store: FragmentStore, clock: Clock) -> None:

@@ -16,7 +16,7 @@ from dds.primitives.units import MIB
 from dds.storage.checksum import crc32
 from dds.storage.image import Image
 from dds.storage.index import Index
-from dds.storage.journal import DropManifest, Encoding, Hold, Manifest
+from dds.storage.journal import Encoding, Hold, Manifest
 from dds.storage.writer import Draft
 from dds.wire.api import ENCODINGS_PER_SEGMENT_MAX, MANIFESTS_PER_CONTENT_MAX
 from dds.wire.segment import FragmentRecord
@@ -134,17 +134,18 @@ class CommitPlan:
 
 
 def manifest_ops(index: Index, manifest: ManifestNote, draft: Draft[T]) -> bool:
-    """Add what keeps a manifest, if it is to be kept; whether it is held afterwards."""
+    """Add what keeps a manifest, if it is to be kept; whether it is held afterwards.
+
+    Nobody's manifest makes room for another publisher's: anyone may name any content and date what he signs, and could have
+    every honest manifest of it forgotten.
+    """
     rows = index.manifest_rows(manifest.cid)
     crc = crc32(manifest.raw)
     for publisher, created_ms, blob in rows:
         if publisher == manifest.publisher and created_ms >= manifest.created_ms:
             return created_ms == manifest.created_ms and (blob.crc, blob.length) == (crc, len(manifest.raw))
-    others = [row for row in rows if row[0] != manifest.publisher]
-    if len(others) >= MANIFESTS_PER_CONTENT_MAX:
-        if others[-1][1] >= manifest.created_ms:
-            return False
-        draft.operations.append(DropManifest(manifest.cid, others[-1][0]))
+    if len(rows) >= MANIFESTS_PER_CONTENT_MAX and manifest.publisher not in {row[0] for row in rows}:
+        return False
     at = draft.add_blob(manifest.raw)
     op = Manifest(manifest.cid, manifest.publisher, manifest.created_ms, at, len(manifest.raw), crc)
     draft.operations.append(op)

@@ -352,7 +352,7 @@ class FragmentStore(FragmentReader):
     # Manifests
 
     def put_manifest(self, manifest: ManifestNote) -> bool:
-        """Keep a manifest durably; False when a newer one of the same publisher, or enough newer ones, are held.
+        """Keep a manifest durably; False when a newer one of the same publisher, or those of enough others, are held.
 
         Raises:
             DiskFullError, StorageError.

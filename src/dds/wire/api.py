@@ -85,7 +85,7 @@ class ManifestRequest(Message, frozen=True):
 
 
 class ManifestReply(Message, frozen=True):
-    kept: bool  # False: a newer one of the same publisher is held already
+    kept: bool  # False: a newer one of the same publisher, or those of enough others, are held already
 
 
 class InlineFragment(Message, frozen=True):
