@@ -11,14 +11,18 @@ import pytest
 
 from dds.content.block import Ref
 from dds.content.reader import Request
+from dds.erasure import segment_builder
 from dds.primitives.cid import CID, DAG_PB, RAW, cid_of
 from dds.primitives.errors import FormatError
 from dds.primitives.units import MIB
+from dds.runtime import content_blocks
 from dds.runtime.content_blocks import ContentBlocks
 from dds.runtime.dag_host import bounded
+from dds.runtime.fetcher import neighbours
 from dds.runtime.get import Reading
 from dds.runtime.results import PutOptions
 from dds.transport.client import PeerClient
+from dds.wire.segment import CODEC_PLAIN, Entry
 from tests.node_sites import put, reader, sites
 
 OPTIONS = PutOptions(class_name="custom", k=2, m=3)
@@ -78,3 +82,25 @@ async def test_a_fault_of_ours_ends_a_read_instead_of_hanging_it(
         monkeypatch.setattr(PeerClient, "get", broken)
         with pytest.raises(ZeroDivisionError):
             await asyncio.wait_for(Reading(network, content).to_stream(io.BytesIO(), "", None), 5)
+
+
+def test_blocks_far_apart_in_their_slots_are_not_fetched_together() -> None:
+    ends = [Entry(cid_of(bytes([n])), at, 100, 100, CODEC_PLAIN) for n in range(100) for at in (n * MIB, (n + 1) * MIB - 100)]
+    random.Random(5).shuffle(ends)
+    groups = neighbours(ends, MIB)
+    assert sorted(at for group in groups for at in group) == list(range(200))
+    assert max(map(len, groups)) <= 10
+    dense = [Entry(cid_of(bytes([n])), n * 100, 100, 100, CODEC_PLAIN) for n in range(200)]
+    assert neighbours(dense, MIB) == [list(range(200))]
+    assert neighbours([], MIB) == []
+
+
+async def test_a_reader_forgets_indexes_rather_than_hold_them_all(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segment_builder, "SEGMENT_ENTRIES_MAX", 2)
+    monkeypatch.setattr(content_blocks, "ENTRIES_CACHED_MAX", 3)
+    async with sites(tmp_path, 5) as nodes, reader(nodes) as network:
+        content = (await put(network, tmp_path / "home", source, OPTIONS)).content
+        await Reading(network, content).to_path(tmp_path / "out", "", None, overwrite=False)
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"file-{n}" for n in range(4)]

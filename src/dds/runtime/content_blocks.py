@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 
 RECORDS_TRIED_MAX: Final = 8  # of one segment: more than the nodes that a segment of any class may lose lie at the same time
 SECTIONS_CACHED_MAX: Final = 64  # 16 MiB of manifest sections
-SEGMENTS_CACHED_MAX: Final = 512  # loaded indexes; about 60 KB each at 1 MiB chunks
+SEGMENTS_CACHED_MAX: Final = 512
+ENTRIES_CACHED_MAX: Final = 200_000  # of loaded indexes together; some 400 bytes each
 
 
 class ContentBlocks:
@@ -90,7 +91,7 @@ class ContentBlocks:
 
     async def _other(self, failed: Segment) -> Segment | None:
         """The segment with another encoding record than `failed` has, if anybody gives one; replaced once for all who ask."""
-        row = self._rows[failed.segment_id]
+        row = self._rows.get(failed.segment_id) or SegmentRow(failed.segment_id, tuple(failed.nodes()))
         async with self._replacing:
             current = await self._segment(row)
             if current is not failed:
@@ -129,7 +130,7 @@ class ContentBlocks:
     async def _search(self, cid: CID) -> tuple[Segment, Entry]:
         """Look everywhere the manifest names: indexes already loaded, then the others one by one."""
         for task in list(self._segments.values()):
-            if task.done() and not task.cancelled() and task.exception() is None:
+            if task.done() and not _has_failed(task):
                 entry = task.result().entry_of(cid)
                 if entry is not None:
                     return task.result(), entry
@@ -151,8 +152,23 @@ class ContentBlocks:
             async with self._loading.setdefault(row.segment_id, asyncio.Lock()):
                 if segment.entries is None:
                     segment = await self._load_index(segment)
+                    self._make_room()
             self._loading.pop(row.segment_id, None)
         return segment
+
+    def _make_room(self) -> None:
+        """Forget the oldest indexes when there are too many entries; their readers keep what they use."""
+        loaded = {at: task.result() for at, task in self._segments.items() if task.done() and not _has_failed(task)}
+        entries = sum(len(segment.by_cid) for segment in loaded.values())
+        for at, segment in list(loaded.items())[:-1]:
+            if entries <= ENTRIES_CACHED_MAX:
+                return
+            entries -= len(segment.by_cid)
+            self._drop(at)
+
+    def _drop(self, segment_id: SegmentID) -> None:
+        self._segments.pop(segment_id, None)
+        self._rows.pop(segment_id, None)
 
     async def _load_index(self, segment: Segment) -> Segment:
         for _ in range(RECORDS_TRIED_MAX):
@@ -174,9 +190,8 @@ class ContentBlocks:
         task = self._segments.get(row.segment_id)
         if task is None:
             if len(self._segments) >= SEGMENTS_CACHED_MAX:
-                self._segments.pop(next(iter(self._segments)))
-            task = asyncio.create_task(self._resolver.segment(row, self.found))
-            self._segments[row.segment_id] = task
+                self._drop(next(iter(self._segments)))
+            task = self._segments[row.segment_id] = self._resolver.start(row, self.found)
         return await asyncio.shield(task)
 
     async def _body(self, at: int) -> Body:
@@ -200,6 +215,10 @@ class ContentBlocks:
             if entry is not None:
                 return (await self._read(segment, [entry]))[0]
         raise NotFoundError(f"manifest section {cid_text(cid)} is in none of the segments that its root names")
+
+
+def _has_failed(task: asyncio.Task[Segment]) -> bool:
+    return task.cancelled() or task.exception() is not None
 
 
 async def _at_hand(segment: Segment) -> Segment:

@@ -40,6 +40,7 @@ LEAVES_TIMEOUT_S: Final = 5.0
 LEAVES_REPLY_BYTES_MAX: Final = 4 << 20
 PIECE_CACHE_BYTES_MAX: Final = 64 << 20
 REREADS_MAX: Final = 8  # a read is tried again after each conviction; a segment has at most n liars worth trying
+GAPS_BYTES_MAX: Final = 4 << 20
 DECODE_IN_THREAD_BYTES: Final = 1 << 20
 
 
@@ -112,6 +113,12 @@ class Fetcher:
             NotEnoughFragments: fewer than k fragments of some stripe could be had.
             IntegrityError: the nodes are honest, but the encoding record or index is not.
         """
+        blocks: dict[int, bytes] = {}
+        for group in neighbours(entries, max(shape.slot_bytes for shape in segment.record.stripes)):
+            blocks |= zip(group, await self._neighbours(segment, [entries[at] for at in group]), strict=True)
+        return [blocks[at] for at in range(len(entries))]
+
+    async def _neighbours(self, segment: Segment, entries: Sequence[Entry]) -> list[bytes]:
         for _ in range(REREADS_MAX):
             stripes, stored = await self._stored(segment, [(entry.offset, entry.stored_bytes) for entry in entries])
             blocks = [unpack(entry, data) for entry, data in zip(entries, stored, strict=True)]
@@ -367,6 +374,22 @@ class _StripeHost:
             need=stuck.need,
             missing=short,
         )
+
+
+def neighbours(entries: Sequence[Entry], slot_bytes: int) -> list[list[int]]:
+    """Which entries to fetch together, by place in `entries`: a slot is asked for everything from its first wanted byte to its
+    last, so what lies between blocks that are far apart comes too. Of that a group has at most about GAPS_BYTES_MAX."""
+    groups: list[list[int]] = []
+    gaps, end = 0, 0
+    for at in sorted(range(len(entries)), key=lambda at: entries[at].offset):
+        gap = max(0, entries[at].offset - end)
+        gaps += gap if gap < slot_bytes else 0  # further off it is another slot
+        if not groups or gaps > GAPS_BYTES_MAX:
+            groups.append([])
+            gaps = 0
+        groups[-1].append(at)
+        end = entries[at].offset + entries[at].stored_bytes
+    return groups
 
 
 def unpack(entry: Entry, stored: bytes | memoryview) -> bytes | None:

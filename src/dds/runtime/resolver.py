@@ -56,6 +56,7 @@ class Resolver:
     def __init__(self, network: Network) -> None:
         self._network = network
         self._lookups: dict[CID, asyncio.Task[ContentProviders]] = {}
+        self._loading: set[asyncio.Task[Segment]] = set()
         self._refused: set[bytes] = set()  # hashes of encoding records that did not serve
         self._refused_sources: set[tuple[SegmentID, NodeID | None]] = set()  # who gave them
 
@@ -65,8 +66,18 @@ class Resolver:
             self._lookups[content] = asyncio.create_task(self._network.content_providers(content))
         return self._lookups[content]
 
+    def start(self, row: SegmentRow, found: Found) -> asyncio.Task[Segment]:
+        """`segment` in a task that outlives whoever waits for it; `close` ends it."""
+        task = asyncio.create_task(self.segment(row, found))
+        self._loading.add(task)
+        task.add_done_callback(self._loading.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # whoever still waits is told
+        return task
+
     def close(self) -> None:
-        """Ask the DHT no more."""
+        """Ask the DHT, and whoever is still being asked for segments, no more."""
+        for task in self._loading:
+            task.cancel()
         for lookup in self._lookups.values():
             lookup.cancel()
         self._lookups.clear()
