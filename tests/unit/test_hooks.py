@@ -15,10 +15,13 @@ from dds.primitives.ids import SegmentID
 from dds.primitives.keys import SigningKey
 from dds.primitives.units import MIB
 from dds.protocol.hooks import (
+    BYTES_PER_HOOK,
     HOOK_ZERO_BITS,
     HOOKED_BYTES_MIN,
+    HOOKS_FREE,
     HOOKS_PER_SEGMENT_MAX,
     OPENING_BYTES,
+    Lookups,
     Opening,
     hooks_of,
     is_sampled,
@@ -57,7 +60,7 @@ def test_small_segment_has_no_hooks_and_any_other_has_one() -> None:
 
 
 def test_hooks_of_a_segment_are_bounded_and_the_smallest_digests_stay() -> None:
-    blocks = [(block(0x00, number), MIB) for number in reversed(range(500))]
+    blocks = [(block(0x00, number), BYTES_PER_HOOK) for number in reversed(range(500))]
     chosen = hooks_of(blocks)
     assert len(chosen) == HOOKS_PER_SEGMENT_MAX
     assert chosen[3:] == [block(0x00, number) for number in range(HOOKS_PER_SEGMENT_MAX - 3)]
@@ -69,6 +72,39 @@ def test_opening_ends_with_the_block_that_fills_it() -> None:
     opening.add(block(0x40), MIB)
     opening.add(block(0x01), MIB)
     assert (opening.first, opening.smallest, opening.is_full) == (block(0x50), (block(0x40), block(0x50)), True)
+
+
+def test_number_of_hooks_follows_the_bytes_where_blocks_are_small() -> None:
+    blocks = [(block(0x00, number), MIB // 64) for number in range(64 * 40)]
+    assert len(hooks_of(blocks)) == HOOKS_FREE + 40 * MIB // BYTES_PER_HOOK
+
+
+def test_lookups_are_the_first_block_the_sampled_ones_and_the_openings_smallest() -> None:
+    lookups = Lookups()
+    assert lookups.of({block(0x90): MIB, block(0x01): MIB}, is_last=False) == [block(0x90), block(0x01)]
+    assert lookups.of({block(0x60): OPENING_BYTES}, is_last=False) == [block(0x01), block(0x60)]
+    assert lookups.of({block(0x08): MIB}, is_last=False) == []
+    assert lookups.of({block(0x07): MIB}, is_last=True) == [block(0x07)]
+
+
+def test_small_content_is_not_looked_up_and_one_that_just_is_not_small_is() -> None:
+    assert Lookups().of({block(0x00): HOOKED_BYTES_MIN - 1}, is_last=True) == []
+    assert Lookups().of({block(0xFF): HOOKED_BYTES_MIN}, is_last=True) == [block(0xFF)]
+
+
+def test_lookups_of_small_blocks_are_rationed_by_bytes() -> None:
+    lookups = Lookups()
+    asked = [lookups.of({block(0x00, 256 * batch + at): MIB // 64 for at in range(256)}, is_last=False) for batch in range(20)]
+    assert len(asked[0]) == HOOKS_FREE + 1
+    assert sum(map(len, asked)) == HOOKS_FREE + 20 * 4 * MIB // BYTES_PER_HOOK
+
+
+def test_what_one_announces_the_other_looks_up() -> None:
+    blocks = {cid_of(number.to_bytes(4, "big")): MIB for number in range(200)}
+    announced, lookups = set(hooks_of(list(blocks.items()))), Lookups()
+    batches = [dict(list(blocks.items())[at : at + 8]) for at in range(0, 200, 8)]
+    asked = {each for at, batch in enumerate(batches) for each in lookups.of(batch, is_last=at == len(batches) - 1)}
+    assert announced == asked
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from typing import Any, Final
 from dds.content.block import Block
 from dds.primitives.cid import CID
 from dds.primitives.units import MIB
-from dds.protocol.hooks import HOOKED_BYTES_MIN, Opening, is_sampled
+from dds.protocol.hooks import Lookups
 from dds.runtime.dedup import NETWORK, OFF, Batch, Reuse
 from dds.runtime.packer import Packer, Place
 from dds.storage.catalog import Catalog
@@ -39,7 +39,7 @@ class LookAhead:
     from_others_bytes: int = 0
     _filling: list[tuple[Block, int]] = field(default_factory=list)
     _filled_bytes: int = 0
-    _opening: Opening | None = field(default_factory=Opening)  # None: past it
+    _lookups: Lookups = field(default_factory=Lookups)
     _waiting: deque[tuple[Batch, list[tuple[Block, int]]]] = field(default_factory=deque)
     _sizes: dict[CID, int] = field(default_factory=dict)  # of the batch that is being packed
     _places: dict[CID, Place] = field(default_factory=dict)
@@ -81,27 +81,10 @@ class LookAhead:
     def _begin(self, *, is_last: bool) -> None:
         blocks, self._filling, self._filled_bytes = self._filling, [], 0
         sizes = {block.cid: len(block.data) for block, _ in blocks}
-        batch = Batch(sizes, self.catalog.lookup(list(sizes)), self._lookups(sizes, is_last=is_last))
+        batch = Batch(sizes, self.catalog.lookup(list(sizes)), self._lookups.of(sizes, is_last=is_last))
         if self.reuse.mode == NETWORK:
             self.loop.call_soon_threadsafe(self.reuse.begin, batch)
         self._waiting.append((batch, blocks))
-
-    def _lookups(self, sizes: dict[CID, int], *, is_last: bool) -> list[CID]:
-        """The blocks of a batch to ask the network for: what was announced if another has put similar content."""
-        chosen = [block for block in sizes if is_sampled(block)]
-        opening = self._opening
-        if opening is None:
-            return chosen
-        if opening.first is None:
-            chosen.append(next(iter(sizes)))
-        for block, size in sizes.items():
-            opening.add(block, size)
-        if is_last or opening.is_full:
-            self._opening = None
-            if opening.seen_bytes < HOOKED_BYTES_MIN:
-                return []
-            chosen += opening.smallest
-        return chosen
 
     def _pack(self, packer: Packer) -> None:
         batch, blocks = self._waiting.popleft()
