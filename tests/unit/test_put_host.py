@@ -17,8 +17,9 @@ from dds.primitives.cid import CID
 from dds.primitives.ids import NodeID, SegmentID
 from dds.primitives.units import SECTION_BYTES_MAX
 from dds.runtime.get import Reading
+from dds.runtime.manifest_bodies import split_runs
 from dds.runtime.packer import PlacedRun
-from dds.runtime.put import Put, split_runs
+from dds.runtime.put import Put
 from dds.runtime.results import PutOptions
 from dds.storage.source import compute_cid
 from dds.wire.manifest import Body, Run, SegmentRow, encode_body

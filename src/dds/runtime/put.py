@@ -28,12 +28,12 @@ from dds.placement.draw import Draw, Rules, draw
 from dds.primitives.cid import CID
 from dds.primitives.errors import DDSError, NotEnoughNodes, UnavailableError
 from dds.primitives.hashing import tagged_hash
-from dds.primitives.ids import ID_BYTES, NodeID, PublisherID, SegmentID, UploadID, id_text
-from dds.primitives.units import SECTION_BYTES_MAX
+from dds.primitives.ids import NodeID, PublisherID, SegmentID, UploadID, id_text
 from dds.protocol.hooks import hooks_of
 from dds.runtime.dedup import NETWORK, Reuse
 from dds.runtime.hooks import Hooks, NewHook
 from dds.runtime.lookahead import LookAhead
+from dds.runtime.manifest_bodies import body_of, kind_of, split_runs
 from dds.runtime.network import Network
 from dds.runtime.packer import Packer, Place, PlacedRun
 from dds.runtime.put_origin import PutOrigin
@@ -45,7 +45,7 @@ from dds.storage.block_file import BlockFile
 from dds.storage.catalog import Catalog, ContentNote
 from dds.storage.source import BuiltTree, SourceOptions, build_dag, build_stream
 from dds.wire.api import ManifestReply, ManifestRequest
-from dds.wire.manifest import INLINE_BODY_BYTES_MAX, Body, Manifest, Run, Section, SegmentRow, encode_body, section_cid
+from dds.wire.manifest import INLINE_BODY_BYTES_MAX, Body, Manifest, Section, SegmentRow, encode_body, section_cid
 from dds.wire.segment import ENCODING_TAG
 from dds.wire.signed import sign
 
@@ -56,9 +56,6 @@ SEGMENTS_IN_FLIGHT_MAX: Final = 2
 SEGMENTS_UNFINISHED_MAX: Final = 4  # with --ack fast, those that lack only their last receipts are counted too
 MANIFEST_TIMEOUT_S: Final = 10.0
 SMALL_REPLY_BYTES_MAX: Final = 64 << 10
-RUN_BYTES_MAX: Final = 40  # of a run in a section, encoded
-SECTION_HEAD_BYTES: Final = 16  # the map, its keys and the heads of its lists
-ROW_BYTES_MAX: Final = 40  # of a segment row, its holders not counted
 
 
 @dataclass(slots=True)
@@ -369,18 +366,10 @@ class Put:
         return manifest, await self._place(built, packer, manifest)
 
     def _body(self, runs: list[PlacedRun], sent: dict[int, _Sent]) -> Body:
-        """Runs with their segments numbered. The last segment is not sent yet: its row names the nodes it is meant for."""
-        rows: list[SegmentRow] = []
-        numbers: dict[int | SegmentID, int] = {}
-        out: list[Run] = []
-        for run in runs:
-            if run.segment not in numbers:
-                numbers[run.segment] = len(rows)
-                rows.append(self._row(run.segment, sent))
-            out.append(Run(numbers[run.segment], run.first, run.count, run.position))
-        return Body(tuple(rows), tuple(out))
+        return body_of(runs, lambda segment: self._row(segment, sent))
 
     def _row(self, segment: int | SegmentID, sent: dict[int, _Sent]) -> SegmentRow:
+        """The last segment is not sent yet: its row names the nodes it is meant for."""
         if isinstance(segment, bytes):
             return self._rows[segment]
         if segment in sent:
@@ -404,7 +393,7 @@ class Put:
         return Manifest(
             content=root.cid,
             publisher=PublisherID(self.network.key.public),
-            kind=_kind(built),
+            kind=kind_of(built),
             class_name=self.options.class_name,
             chunker=self.options.chunker,
             content_bytes=built.content_bytes,
@@ -507,29 +496,6 @@ class Put:
             reused_from_others_bytes=self._ahead.from_others_bytes if self._ahead else 0,
             notes=self._notes,
         )
-
-
-def split_runs(runs: list[PlacedRun], width: int) -> list[list[PlacedRun]]:
-    """Runs in groups whose bodies fit a section, when no segment has more than `width` holders."""
-    parts: list[list[PlacedRun]] = []
-    segments: set[int | SegmentID] = set()
-    room = 0
-    for run in runs:
-        row_bytes = ROW_BYTES_MAX + width * ID_BYTES
-        cost = RUN_BYTES_MAX + (0 if run.segment in segments else row_bytes)
-        if cost > room:
-            parts.append([])
-            segments, room, cost = set(), SECTION_BYTES_MAX - SECTION_HEAD_BYTES, RUN_BYTES_MAX + row_bytes
-        parts[-1].append(run)
-        segments.add(run.segment)
-        room -= cost
-    return parts
-
-
-def _kind(built: BuiltTree) -> str:
-    if built.directories:
-        return "directory"
-    return "file" if built.files else "symlink"
 
 
 def _source_key(source: Source, options: PutOptions, publisher: bytes) -> bytes:
