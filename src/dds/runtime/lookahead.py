@@ -20,7 +20,7 @@ from dds.runtime.dedup import NETWORK, OFF, Batch, Reuse
 from dds.runtime.packer import Packer, Place
 from dds.storage.catalog import Catalog
 
-BATCH_BYTES_MAX: Final = 4 * MIB
+BATCH_BYTES_MAX: Final = 8 * MIB
 BATCH_BLOCKS_MAX: Final = 256
 AHEAD_BATCHES: Final = 3
 
