@@ -44,8 +44,8 @@ MODES: Final = (NETWORK, HOME, OFF)
 
 LEARN_TIMEOUT_S: Final = 5.0  # a segment's record, who holds it, its index
 READ_BACK_TIMEOUT_S: Final = 15.0  # of one batch, some 10 MiB
-FIND_PATIENCE_S: Final = 0.1  # a put is held up so long by questions that nobody answers, all together,
-FIND_PATIENCE_SHARE: Final = 0.03  # and by this share of its duration
+FIND_PATIENCE_S: Final = 0.06  # a put is held up so long by questions that nobody answers, all together,
+FIND_PATIENCE_SHARE: Final = 0.02  # and by this share of its duration
 VET_PATIENCE_S: Final = 2.0  # and so long by answers that come to nothing
 SEGMENTS_IN_VAIN_MAX: Final = 16  # segments tried and not used; then this put asks no more
 SEGMENTS_OPEN_MAX: Final = 16  # learned segments whose indexes are in memory
