@@ -57,6 +57,39 @@ class BlockSource(Protocol):
     async def fetch(self, refs: Sequence[Ref]) -> list[bytes]: ...
 
 
+class _StallWatch:
+    """Ends a timeout when no byte has come for STALL_S and there is somewhere else to go.
+
+    It lets go of the timeout when it is stopped: that one knows its task, the task its result, and a cycle would keep what was
+    read in memory until the collector comes by.
+    """
+
+    def __init__(self, received: Callable[[], int], is_better_elsewhere: Callable[[], bool]) -> None:
+        self._received, self._is_better_elsewhere = received, is_better_elsewhere
+        self._limit: asyncio.Timeout | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, limit: asyncio.Timeout) -> None:
+        self._limit = limit
+        self._wait()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._limit = None
+
+    def _wait(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(STALL_S, self._look, self._received())
+
+    def _look(self, before: int) -> None:
+        if self._limit is None:
+            return
+        if self._received() == before and self._is_better_elsewhere():
+            self._limit.reschedule(asyncio.get_running_loop().time())
+        else:
+            self._wait()
+
+
 @dataclass(slots=True)
 class Reading:
     """One operation on one content; counts what it cost."""
@@ -187,25 +220,15 @@ class Reading:
         Raises:
             NotEnoughFragments: nothing has come for STALL_S, and there is.
         """
-        loop = asyncio.get_running_loop()
-        timer: asyncio.TimerHandle | None = None
-
-        def look(before: int) -> None:
-            nonlocal timer
-            received = self.network.received_bytes()
-            if received == before and self._has_origin_left():
-                limit.reschedule(loop.time())
-            else:
-                timer = loop.call_later(STALL_S, look, received)
-
-        timer = loop.call_later(STALL_S, look, self.network.received_bytes())
+        watch = _StallWatch(self.network.received_bytes, self._has_origin_left)
         try:
             async with asyncio.timeout(None) as limit:
+                watch.start(limit)
                 return await fetching
         except TimeoutError:
             raise NotEnoughFragments(f"nothing has come for {STALL_S:.0f} s", hint="its nodes may be down; try again") from None
         finally:
-            timer.cancel()
+            watch.stop()
 
     def _has_origin_left(self) -> bool:
         lookup = self.resolver.providers(self.content)
