@@ -42,11 +42,15 @@ async def test_a_finished_read_keeps_nothing_in_memory(no_collector: None) -> No
     assert result() is None
 
 
+async def wait_for_ever(watch: _StallWatch) -> None:
+    async with asyncio.timeout(None) as limit:
+        watch.start(limit)
+        await asyncio.Event().wait()
+
+
 async def test_a_read_without_a_byte_ends_when_there_is_somewhere_else_to_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dds.runtime.get.STALL_S", 0.01)
     watch = _StallWatch(lambda: 0, lambda: True)
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(None) as limit:
-            watch.start(limit)
-            await asyncio.Event().wait()
+        await wait_for_ever(watch)
     watch.stop()
