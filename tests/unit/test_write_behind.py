@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dds.content.events import Data, Event
-from dds.primitives.errors import StorageError
+from dds.primitives.errors import DiskFullError, FormatError, StorageError
 from dds.runtime.write_behind import GROUP_BYTES, WriteBehind
 
 
@@ -44,3 +44,22 @@ async def test_what_was_taken_before_an_error_of_the_reader_is_written() -> None
     with pytest.raises(StorageError, match="reader"):
         await write_all(writer, [b"a", b"b", b"c"], StorageError("reader"))
     assert writer.taken == b"abc"
+
+
+class FullDisk:
+    """Takes nothing."""
+
+    def write(self, event: Event) -> None:
+        raise DiskFullError("no room")
+
+
+async def read_that_fails(out: WriteBehind) -> None:
+    async with out:
+        await out.write(Data(b"taken"))
+        raise FormatError("the manifest does not fit")
+
+
+async def test_a_full_disk_is_told_even_when_the_read_failed_too() -> None:
+    """Hidden behind the read's error, it let the next manifest go on behind a gap."""
+    with pytest.raises(DiskFullError):
+        await read_that_fails(WriteBehind(FullDisk()))

@@ -296,7 +296,7 @@ class PeerServer:
             task.uncancel()
             _log.error("%s %s took longer than %s s", route.method, route.path, self._limits.handler_timeout_s)
             return refusal(504, "timeout", "this took too long")
-        except Exception:
+        except Exception:  # a bug of ours in one handler must not cost the others their connection
             _log.exception("unexpected error in %s %s", route.method, route.path)
             return refusal(500, "internal", "unexpected error; the node's log has it")
         finally:
