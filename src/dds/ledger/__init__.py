@@ -1,0 +1,1 @@
+"""The ledger's rules: one pure, deterministic state machine (docs/spec/ledger.md)."""

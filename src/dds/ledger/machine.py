@@ -1,0 +1,112 @@
+"""Applying blocks: who is asked to judge a transaction, in which order things happen at an epoch's end.
+
+Decides the life of a transaction (parse, signature, nonce, rule, kept or taken back) and of an epoch. The rules themselves are
+in `rules/`. A transaction whose signature and nonce hold is used up even when its rule refuses it, so that nobody can replay it
+later. Time is the block's; nothing depends on where one block ends and the next begins: an epoch in which nothing happened is
+the same whether blocks ticked through it or not.
+Source: docs/spec/ledger.md, "Blocks".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from dds.ledger.events import Event
+from dds.ledger.faults import Refused
+from dds.ledger.records import ACCOUNTS
+from dds.ledger.rules import transfer
+from dds.ledger.state import State
+from dds.primitives.errors import FormatError
+from dds.wire.ledger import Transfer, Tx, open_tx
+
+Rule = Callable[[State, Tx, Any], None]  # (state, transaction, its body)
+EpochStep = Callable[
+    [State, int, int], None
+]  # (state, the epoch that ends, the epoch that begins; more than one later after a pause)
+
+RULES: Final[dict[type, Rule]] = {
+    Transfer: transfer.transfer,
+}
+
+EPOCH_STEPS: Final[tuple[EpochStep, ...]] = ()
+
+OK: Final = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a block knows of the world. Height and hash name it; only its time means anything to the rules."""
+
+    height: int
+    time_ms: int
+    block_hash: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class TxResult:
+    code: str  # OK, or why it was refused
+    message: str
+    events: tuple[Event, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return self.code == OK
+
+
+@dataclass(frozen=True, slots=True)
+class BlockResult:
+    results: tuple[TxResult, ...]
+    events: tuple[Event, ...]  # of the epoch's change, before the first transaction
+
+
+def apply_block(state: State, network: str, txs: Sequence[bytes], context: Context) -> BlockResult:
+    """Apply a block on top of `state`; the caller takes `state.changes()`, or abandons it."""
+    began = begin_block(state, context)
+    return BlockResult(tuple(apply_raw(state, network, raw) for raw in txs), began)
+
+
+def begin_block(state: State, context: Context) -> tuple[Event, ...]:
+    """Let the epochs end that the block's time has left behind."""
+    ending, beginning = state.epoch, state.params.epoch_of(context.time_ms)
+    if beginning <= ending:  # a block's time may not run back; where it does, the epoch stays
+        return ()
+    for step in EPOCH_STEPS:
+        step(state, ending, beginning)
+    state.set_chain(epoch=beginning)
+    return tuple(state.keep())
+
+
+def apply_raw(state: State, network: str, raw: bytes) -> TxResult:
+    """One signed transaction."""
+    try:
+        tx = open_tx(raw, network)
+    except FormatError as error:
+        return TxResult(error.code, error.message)
+    return apply_tx(state, tx)
+
+
+def apply_tx(state: State, tx: Tx) -> TxResult:
+    """One transaction whose signature holds."""
+    try:
+        _use_nonce(state, tx)
+    except Refused as refusal:
+        state.drop()
+        return TxResult(refusal.code, refusal.message)
+    state.keep()
+    try:
+        RULES[type(tx.body)](state, tx, tx.body)
+    except Refused as refusal:
+        state.drop()
+        return TxResult(refusal.code, refusal.message)
+    return TxResult(OK, "", tuple(state.keep()))
+
+
+def _use_nonce(state: State, tx: Tx) -> None:
+    account = state.get(ACCOUNTS, tx.sender, "no-such-account", "account")
+    if tx.nonce != account.nonce:
+        raise Refused("bad-nonce", f"the account's next nonce is {account.nonce}, not {tx.nonce}")
+    state.put(ACCOUNTS, tx.sender, replace(account, nonce=account.nonce + 1))

@@ -1,0 +1,1 @@
+"""One module a family of rules; `ledger/machine.py` lists them."""

@@ -1,0 +1,1 @@
+"""Challenges, answers and evidence: what anyone can verify (docs/spec/proofs.md)."""
