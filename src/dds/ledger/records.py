@@ -67,6 +67,9 @@ class Node(Message, frozen=True):
     assignments: int = 0  # how many are not freed
     status: int = NodeStatus.ACTIVE
     genesis: bool = False  # vetted from the start
+    fault_epoch: int = -1  # FAULTED: since when
+    fault_ppm: int = 0  # what its assignments' collateral loses when each is freed, at the next touch of its segment
+    fault_reason: str = ""
 
 
 class Standing(Message, frozen=True):
