@@ -82,7 +82,8 @@ class Standing(Message, frozen=True):
     good: int = 0  # reputation counters; 0, 0: not judged yet
     bad: int = 0
     windows: int = 0  # downtime: bit i says that in the i-th last window something was passed
-    window_epoch: int = 0  # of the window that bit 0 stands for
+    window_epoch: int = 0  # the first of the window that bit 0 stands for
+    windows_judged: int = 0  # bit i: there was a verdict in that window
 
 
 class Run(Message, frozen=True):
@@ -199,9 +200,10 @@ class EpochRecord(Message, frozen=True):
     reported: int = 0  # bit i: committee[i] has reported
     passes: bytes = b""  # votes a node: one byte each, by number
     losses: tuple[LossVotes, ...] = ()
-    commits: tuple[bytes, ...] = ()  # by place in the committee; empty: none
+    commits: tuple[bytes, ...] = ()  # by place in the committee; empty: none; the secret itself once it is revealed
     revealed: int = 0  # bit i
-    mixed: bytes = b""  # running hash of the reveals
+    beacon: bytes = b""  # what its audits are challenged with
+    audited: bytes = b""  # bitmap of the node numbers that had something to prove
 
 
 class LossVotes(Message, frozen=True):
@@ -230,6 +232,7 @@ class Chain(Message, frozen=True):
     demand_bytes: int = 0  # reserved in the present epoch, all fragments
     demand_price_max: int = 0  # the highest limit among those who reserved
     beacon_mix: bytes = bytes(32)
+    network: str = ""  # its name, which is in every signature
 
 
 class Page(Message, frozen=True):
