@@ -50,6 +50,8 @@ RULES: Final[dict[type, Rule]] = {
 
 EPOCH_STEPS: Final[tuple[EpochStep, ...]] = (market.clear,)
 
+SINGLE_STEPS: Final = 2  # until nothing that was said before a pause is left to be judged; what follows is leapt over
+
 OK: Final = ""
 
 
@@ -87,12 +89,14 @@ def apply_block(state: State, network: str, txs: Sequence[bytes], context: Conte
 
 def begin_block(state: State, context: Context) -> tuple[Event, ...]:
     """Let the epochs end that the block's time has left behind."""
-    ending, beginning = state.epoch, state.params.epoch_of(context.time_ms)
-    if beginning <= ending:  # a block's time may not run back; where it does, the epoch stays
-        return ()
-    for step in EPOCH_STEPS:
-        step(state, ending, beginning)
-    state.set_chain(epoch=beginning)
+    present = state.params.epoch_of(context.time_ms)  # a block's time may not run back; where it does, the epoch stays
+    for single in range(SINGLE_STEPS + 1):
+        ending = state.epoch
+        if ending < present:
+            beginning = ending + 1 if single < SINGLE_STEPS else present
+            for step in EPOCH_STEPS:
+                step(state, ending, beginning)
+            state.set_chain(epoch=beginning)
     return tuple(state.keep())
 
 
