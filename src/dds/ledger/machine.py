@@ -18,17 +18,25 @@ from msgspec.structs import replace
 from dds.ledger.events import Event
 from dds.ledger.faults import Refused
 from dds.ledger.records import ACCOUNTS
-from dds.ledger.rules import endowments, market, retrieval, transfer
+from dds.ledger.rules import endowments, market, nodes, operators, retrieval, transfer
 from dds.ledger.state import State
 from dds.primitives.errors import FormatError
 from dds.wire.ledger import (
+    Bond,
     Deposit,
+    DrainPool,
     Endow,
+    FundPool,
     RedeemVouchers,
+    RegisterNode,
+    ReleaseBond,
     RequestWithdrawal,
+    RetireNode,
+    SetAsk,
     SpendEndowment,
     Transfer,
     Tx,
+    Unbond,
     Withdraw,
     open_tx,
 )
@@ -40,6 +48,14 @@ EpochStep = Callable[
 
 RULES: Final[dict[type, Rule]] = {
     Transfer: transfer.transfer,
+    Bond: operators.bond,
+    Unbond: operators.unbond,
+    ReleaseBond: operators.release_bond,
+    FundPool: operators.fund_pool,
+    DrainPool: operators.drain_pool,
+    RegisterNode: nodes.register_node,
+    SetAsk: nodes.set_ask,
+    RetireNode: nodes.retire_node,
     Deposit: retrieval.deposit,
     RequestWithdrawal: retrieval.request_withdrawal,
     Withdraw: retrieval.withdraw,
