@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from dds.ledger.events import Event
 from dds.ledger.faults import Refused
 from dds.ledger.records import ACCOUNTS
-from dds.ledger.rules import endowments, market, nodes, operators, retrieval, transfer
+from dds.ledger.rules import endowments, inventory, market, nodes, operators, retrieval, transfer, witnesses
 from dds.ledger.state import State
 from dds.primitives.errors import FormatError
 from dds.wire.ledger import (
@@ -38,6 +38,7 @@ from dds.wire.ledger import (
     Tx,
     Unbond,
     Withdraw,
+    WitnessReport,
     open_tx,
 )
 
@@ -62,9 +63,15 @@ RULES: Final[dict[type, Rule]] = {
     RedeemVouchers: retrieval.redeem_vouchers,
     Endow: endowments.endow,
     SpendEndowment: endowments.spend_endowment,
+    WitnessReport: witnesses.witness_report,
 }
 
-EPOCH_STEPS: Final[tuple[EpochStep, ...]] = (market.clear,)
+EPOCH_STEPS: Final[tuple[EpochStep, ...]] = (
+    witnesses.close_epoch,
+    inventory.freeze,
+    market.clear,
+    witnesses.open_epoch,
+)
 
 SINGLE_STEPS: Final = 2  # until nothing that was said before a pause is left to be judged; what follows is leapt over
 
