@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from dds.ledger.events import Event
 from dds.ledger.faults import Refused
 from dds.ledger.records import ACCOUNTS
-from dds.ledger.rules import endowments, inventory, market, nodes, operators, retrieval, transfer, witnesses
+from dds.ledger.rules import endowments, evidence, inventory, market, nodes, operators, retrieval, transfer, witnesses
 from dds.ledger.state import State
 from dds.primitives.errors import FormatError
 from dds.wire.ledger import (
@@ -34,6 +34,7 @@ from dds.wire.ledger import (
     RetireNode,
     SetAsk,
     SpendEndowment,
+    SubmitEvidence,
     Transfer,
     Tx,
     Unbond,
@@ -64,6 +65,7 @@ RULES: Final[dict[type, Rule]] = {
     Endow: endowments.endow,
     SpendEndowment: endowments.spend_endowment,
     WitnessReport: witnesses.witness_report,
+    SubmitEvidence: evidence.submit_evidence,
 }
 
 EPOCH_STEPS: Final[tuple[EpochStep, ...]] = (
