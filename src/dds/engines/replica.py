@@ -232,6 +232,10 @@ class Replica:
         begin_block(state, Context(self.height + 1, max(time_ms, self.time_ms)))
         return [_apply(state, tx) for tx in self._opener.open_many(txs)]
 
+    def opens(self, raw: bytes) -> FormatError | None:
+        """Why bytes are no transaction of this network; None where they are one."""
+        return self.screen([raw])[0]
+
     def screen(self, raws: Sequence[bytes]) -> list[FormatError | None]:
         """Of each, why it is no transaction of this network; None where it is one, which `apply` then verifies no more."""
         opened = self._opener.open_many(raws, remember=True)
