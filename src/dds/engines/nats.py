@@ -293,10 +293,10 @@ class NatsEngine:
         return self._replica.outcome_of(raw) or outcome
 
     async def _beyond(self, height: int, patience_s: float) -> None:
-        """Wait until a block after `height` is applied, `patience_s` at most."""
+        """Wait until a block after `height` is applied, `patience_s` at most; no longer when none will be."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience_s):
-                while self._replica.height <= height:
+                while self._replica.height <= height and self.fault is None:
                     await self._moved.wait()
 
     # -- coming to an end ---------------------------------------------------------------------------------------------------
