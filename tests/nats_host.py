@@ -18,11 +18,26 @@ from typing import ClassVar
 from dds.engines.nats import NatsEngine
 from dds.engines.nats_log import NatsLog, parse_servers
 from dds.engines.replica import Replica
+from dds.ledger.genesis import GENESIS_VERSION, Genesis, GenesisAccount
+from dds.ledger.params import devnet_params
 from dds.primitives.keys import SigningKey
-from tests.ledger_kit import small_genesis, transfer
+from dds.wire.ledger import Transfer, sign_tx
 
 KEYS = tuple(SigningKey(bytes([number]) * 32) for number in (1, 2, 3))  # of the ledger's hosts
 EPOCH_MS = 3_600_000
+ANNA, BERT = SigningKey(b"a" * 32), SigningKey(b"b" * 32)  # with FUNDS each
+FUNDS = 1_000_000
+
+
+def small_genesis(network: str, genesis_ms: int, epoch_ms: int = EPOCH_MS) -> Genesis:
+    funded = tuple(GenesisAccount(account.public, FUNDS) for account in (ANNA, BERT))
+    return Genesis(GENESIS_VERSION, network, devnet_params(genesis_ms, epoch_ms), funded)
+
+
+def transfer(network: str, nonce: int, amount: int = 1, sender: SigningKey = ANNA) -> bytes:
+    """From one of the two to the other."""
+    to = BERT if sender is ANNA else ANNA
+    return sign_tx(sender, network, nonce, Transfer(to.public, amount))
 
 
 class MortalReplica(Replica):
@@ -35,13 +50,13 @@ class MortalReplica(Replica):
 
 
 async def run(address: str, network: str, genesis_ms: int, directory: Path, dies_at: int) -> None:
-    genesis = small_genesis(network, genesis_ms=genesis_ms, epoch_ms=EPOCH_MS)
+    genesis = small_genesis(network, genesis_ms)
     replica = MortalReplica.open(directory / "ledger.db", genesis, engine="nats")
     MortalReplica.dies_at = dies_at
     engine = NatsEngine(replica, KEYS[2], [key.public for key in KEYS], NatsLog(parse_servers(address), network))
     await engine.start()
     for nonce in range(dies_at):
-        (outcome,) = await engine.submit([transfer(nonce, network=network)])
+        (outcome,) = await engine.submit([transfer(network, nonce)])
         print(outcome.height, flush=True)
 
 

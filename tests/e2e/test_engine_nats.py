@@ -7,29 +7,32 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
+from dds.engines.embedded import system_time_ms
 from dds.engines.nats import CLOCK_AHEAD_MS_MAX, NatsEngine
 from dds.engines.nats_log import NatsLog, parse_servers
 from dds.engines.port import Outcome
 from dds.engines.replica import Replica
+from dds.ledger.machine import RULES
 from dds.ledger.records import ACCOUNTS
+from dds.ledger.state import State
 from dds.primitives.errors import ConfigError, CorruptError, UnavailableError
 from dds.primitives.keys import SigningKey
+from dds.wire.ledger import Transfer, Tx
 from dds.wire.ledger_block import sign_block
-from tests.ledger_kit import ANNA, BERT, FUNDS, small_genesis, transfer
 from tests.nats_cluster import Cluster, nats_cluster
-from tests.nats_host import EPOCH_MS, KEYS
+from tests.nats_host import ANNA, BERT, EPOCH_MS, FUNDS, KEYS, small_genesis, transfer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("nats")]
 
 NEXT_ACK_S_MAX = 25.0
 CAUGHT_UP_S = 10.0
-STARTED_MS = time.time_ns() // 1_000_000
+STARTED_MS = system_time_ms()
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +60,19 @@ class Ledger:
         """A started host; `number` chooses its key, `name` its directory."""
         directory = self.directory / (name or f"host-{number}")
         directory.mkdir(exist_ok=True)
-        genesis = small_genesis(self.network, genesis_ms=STARTED_MS, epoch_ms=epoch_ms)
+        genesis = small_genesis(self.network, STARTED_MS, epoch_ms)
         replica = Replica.open(directory / "ledger.db", genesis, engine="nats")
-        clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000 + clock_ahead_ms  # noqa: E731
-        engine = NatsEngine(replica, KEYS[number], [key.public for key in KEYS], log or self.log(), clock_ms=clock)
+        self._stack.callback(replica.close)
+        sequencers = [key.public for key in KEYS]
+        engine = NatsEngine(
+            replica, KEYS[number], sequencers, log or self.log(), now_ms=lambda: system_time_ms() + clock_ahead_ms
+        )
         await engine.start()
         self._stack.push_async_callback(engine.stop)
         return engine
 
     def transfers(self, first: int, count: int, sender: SigningKey = ANNA) -> list[bytes]:
-        to = BERT if sender is ANNA else ANNA
-        return [transfer(nonce, sender=sender, to=to.public, network=self.network) for nonce in range(first, first + count)]
+        return [transfer(self.network, nonce, sender=sender) for nonce in range(first, first + count)]
 
 
 @pytest.fixture
@@ -124,8 +129,9 @@ async def test_two_hosts_at_once_apply_every_transaction_exactly_once_in_one_ord
 
     # each host has one sender's transactions, and the first sender's go to both hosts
     answers = await asyncio.gather(one_by_one(anna, mine), one_by_one(bert, theirs), one_by_one(bert, mine))
-    assert all(outcome.ok for part in answers for outcome in part)
-    assert [outcome.height for outcome in answers[0]] == [outcome.height for outcome in answers[2]]
+    assert all(outcome.ok for outcome in answers[1])
+    for first, second in zip(answers[0], answers[2], strict=True):
+        assert {first.code, second.code} == {"", "bad-nonce"}  # whoever came second found it used up
     await together(anna, bert)
     assert_same(anna, bert)
     done = [raw for _, block in anna.replica.blocks() for raw, code in zip(block.txs, block.codes, strict=True) if not code]
@@ -195,12 +201,29 @@ async def test_a_host_killed_between_apply_and_commit_reopens_and_continues(ledg
 
     reopened = await ledger.host(2, name="mortal")
     await at_height(reopened, 4)  # the block that it had applied and not committed is in the log
-    (again,) = await reopened.submit(ledger.transfers(3, 1))
-    assert (again.ok, again.height) == (True, 4)
+    unanswered = reopened.replica.outcome_of(ledger.transfers(3, 1)[0])
+    assert unanswered is not None and (unanswered.ok, unanswered.height) == (True, 4)
     assert (await reopened.submit(ledger.transfers(4, 1)))[0].ok
     await together(anna, reopened)
     assert_same(anna, reopened)
     assert funds(reopened, BERT) == FUNDS + 5
+
+
+async def test_a_transaction_that_meets_a_bug_never_gets_into_the_log(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    anna = await ledger.host(0)
+    rule = RULES[Transfer]
+
+    def broken(state: State, tx: Tx, body: Transfer) -> None:
+        if body.amount == 13:
+            raise ZeroDivisionError
+        rule(state, tx, body)
+
+    monkeypatch.setitem(RULES, Transfer, broken)
+    bad = transfer(ledger.network, 1, 13)
+    first, second, third = await anna.submit([*ledger.transfers(0, 1), bad, *ledger.transfers(0, 1, BERT)])
+    assert (first.ok, third.ok) == (True, True)
+    assert (second.code, second.height) == ("internal", 0)
+    assert bad not in [raw for _, block in anna.replica.blocks() for raw in block.txs]
 
 
 async def test_an_epoch_ends_without_any_transaction(ledger: Ledger) -> None:
@@ -216,7 +239,7 @@ async def test_an_epoch_ends_without_any_transaction(ledger: Ledger) -> None:
 async def test_entries_of_strangers_are_empty_blocks_for_everyone(ledger: Ledger) -> None:
     anna, bert = await ledger.host(0), await ledger.host(1)
     await anna.submit(ledger.transfers(0, 1))
-    moved = transfer(1, 500, network=ledger.network)
+    moved = transfer(ledger.network, 1, 500)
     stranger, root, now = SigningKey(b"s" * 32), anna.replica.root, anna.replica.time_ms
     await ledger.cluster.publish_raw(ledger.subject, b"\x00 no block")
     await ledger.cluster.publish_raw(ledger.subject, sign_block(stranger, ledger.network, 3, now, root, [moved]))
@@ -252,7 +275,7 @@ async def test_a_host_with_another_state_stops_instead_of_going_on_beside_the_lo
 
 
 async def test_a_key_that_is_no_sequencers_is_refused_at_once(ledger: Ledger) -> None:
-    genesis = small_genesis(ledger.network, genesis_ms=STARTED_MS, epoch_ms=EPOCH_MS)
+    genesis = small_genesis(ledger.network, STARTED_MS)
     replica = Replica.open(ledger.directory / "ledger.db", genesis, engine="nats")
     try:
         with pytest.raises(ConfigError, match="sequencers"):
