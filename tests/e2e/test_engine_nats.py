@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from dds.engines.embedded import system_time_ms
+from dds.engines import nats as nats_engine
+from dds.engines.embedded import EmbeddedEngine, system_time_ms
 from dds.engines.nats import CLOCK_AHEAD_MS_MAX, NatsEngine
 from dds.engines.nats_log import NatsLog, parse_servers
 from dds.engines.port import Outcome
@@ -31,6 +32,7 @@ from tests.nats_host import ANNA, BERT, EPOCH_MS, FUNDS, KEYS, small_genesis, tr
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("nats")]
 
 NEXT_ACK_S_MAX = 25.0
+MAJORITY_BACK_S = 30.0
 CAUGHT_UP_S = 10.0
 STARTED_MS = system_time_ms()
 
@@ -118,6 +120,23 @@ async def test_two_followers_apply_the_same_blocks_to_the_same_root(ledger: Ledg
     await together(anna, bert)
     assert_same(anna, bert)
     assert funds(bert, BERT) == FUNDS + 40 - 5
+
+
+async def test_the_embedded_engine_makes_the_same_root_of_the_same_transactions(ledger: Ledger) -> None:
+    anna = await ledger.host(0)
+    for first in range(0, 30, 3):
+        await anna.submit(ledger.transfers(first, 3))
+    genesis = small_genesis(ledger.network, STARTED_MS)
+    replica = Replica.open(ledger.directory / "embedded.db", genesis)
+    try:
+        embedded = EmbeddedEngine(replica)
+        await embedded.start()
+        await embedded.submit(ledger.transfers(0, 30))
+        await embedded.stop()
+        assert replica.height == 1 and anna.replica.height == 10
+        assert replica.root == anna.replica.root
+    finally:
+        replica.close()
 
 
 async def test_two_hosts_at_once_apply_every_transaction_exactly_once_in_one_order(ledger: Ledger) -> None:
@@ -310,3 +329,26 @@ async def test_the_leader_killed_half_way_loses_nothing_acknowledged(ledger: Led
         assert outcome.ok and outcome == anna.replica.outcome_of(raw) == bert.replica.outcome_of(raw)
     assert_same(anna, bert)
     assert funds(bert, BERT) == FUNDS + 40
+
+
+async def test_without_a_majority_nothing_is_final_and_nothing_is_lost(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nats_engine, "SUBMIT_S", 2.0)
+    anna, bert = await ledger.host(0), await ledger.host(1)
+    await anna.submit(ledger.transfers(0, 1))
+    killed = ledger.cluster.servers[:2]
+    for server in killed:
+        server.kill()
+    try:
+        with pytest.raises(UnavailableError, match="not in the ledger's log"):
+            await anna.submit(ledger.transfers(1, 1))
+        assert anna.replica.height == 1
+    finally:
+        for server in killed:
+            server.start()
+    monkeypatch.setattr(nats_engine, "SUBMIT_S", MAJORITY_BACK_S)
+    (outcome,) = await bert.submit(ledger.transfers(0, 1, BERT))  # another host, while the first one's block may still come
+    assert outcome.ok
+    await anna.submit(ledger.transfers(1, 1))
+    await together(anna, bert)
+    assert_same(anna, bert)
+    assert (funds(bert, ANNA), funds(bert, BERT)) == (FUNDS - 2 + 1, FUNDS - 1 + 2)
