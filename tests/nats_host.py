@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from dds.engines.nats import NatsEngine
-from dds.engines.nats_log import NatsLog, parse_servers
+from dds.engines.nats_log import NatsLog
 from dds.engines.replica import Replica
 from dds.ledger.genesis import GENESIS_VERSION, Genesis, GenesisAccount
 from dds.ledger.params import devnet_params
@@ -53,7 +53,7 @@ async def run(address: str, network: str, genesis_ms: int, directory: Path, dies
     genesis = small_genesis(network, genesis_ms)
     replica = MortalReplica.open(directory / "ledger.db", genesis, engine="nats")
     MortalReplica.dies_at = dies_at
-    engine = NatsEngine(replica, KEYS[2], [key.public for key in KEYS], NatsLog(parse_servers(address), network))
+    engine = NatsEngine(replica, KEYS[2], [key.public for key in KEYS], NatsLog([address], network))
     await engine.start()
     for nonce in range(dies_at):
         (outcome,) = await engine.submit([transfer(network, nonce)])

@@ -16,14 +16,17 @@ import pytest
 from dds.engines import nats as nats_engine
 from dds.engines.embedded import EmbeddedEngine, system_time_ms
 from dds.engines.nats import CLOCK_AHEAD_MS_MAX, NatsEngine
-from dds.engines.nats_log import NatsLog, parse_servers
+from dds.engines.nats_log import NatsLog
 from dds.engines.port import Outcome
 from dds.engines.replica import Replica
 from dds.ledger.machine import RULES
 from dds.ledger.records import ACCOUNTS
 from dds.ledger.state import State
 from dds.primitives.errors import ConfigError, CorruptError, UnavailableError
+from dds.primitives.ids import id_text
 from dds.primitives.keys import SigningKey
+from dds.runtime.ledger_engines import open_engine
+from dds.storage.ledger_home import LedgerConfig
 from dds.wire.ledger import Transfer, Tx
 from dds.wire.ledger_block import sign_block
 from tests.nats_cluster import Cluster, nats_cluster
@@ -54,7 +57,7 @@ class Ledger:
         return f"dds.ledger.{self.network}"
 
     def log(self) -> NatsLog:
-        return NatsLog(parse_servers(self.cluster.address), self.network)
+        return NatsLog([self.cluster.address], self.network)
 
     async def host(
         self, number: int, *, name: str = "", epoch_ms: int = EPOCH_MS, log: NatsLog | None = None, clock_ahead_ms: int = 0
@@ -64,7 +67,6 @@ class Ledger:
         directory.mkdir(exist_ok=True)
         genesis = small_genesis(self.network, STARTED_MS, epoch_ms)
         replica = Replica.open(directory / "ledger.db", genesis, engine="nats")
-        self._stack.callback(replica.close)
         sequencers = [key.public for key in KEYS]
         engine = NatsEngine(
             replica, KEYS[number], sequencers, log or self.log(), now_ms=lambda: system_time_ms() + clock_ahead_ms
@@ -127,16 +129,29 @@ async def test_the_embedded_engine_makes_the_same_root_of_the_same_transactions(
     for first in range(0, 30, 3):
         await anna.submit(ledger.transfers(first, 3))
     genesis = small_genesis(ledger.network, STARTED_MS)
-    replica = Replica.open(ledger.directory / "embedded.db", genesis)
+    embedded = EmbeddedEngine(Replica.open(ledger.directory / "embedded.db", genesis))
+    await embedded.start()
     try:
-        embedded = EmbeddedEngine(replica)
-        await embedded.start()
         await embedded.submit(ledger.transfers(0, 30))
-        await embedded.stop()
-        assert replica.height == 1 and anna.replica.height == 10
-        assert replica.root == anna.replica.root
+        assert (embedded.replica.height, anna.replica.height) == (1, 10)
+        assert embedded.replica.root == anna.replica.root
     finally:
-        replica.close()
+        await embedded.stop()
+
+
+async def test_a_configured_host_takes_part(ledger: Ledger) -> None:
+    sequencers = tuple(id_text(key.public) for key in KEYS)
+    config = LedgerConfig(engine="nats", nats_servers=(ledger.cluster.address,), nats_sequencers=sequencers)
+    anna = await ledger.host(0)
+    other = open_engine(config, ledger.directory / "other.db", small_genesis(ledger.network, STARTED_MS), KEYS[1])
+    await other.start()
+    try:
+        (outcome,) = await other.submit(ledger.transfers(0, 1))
+        assert (outcome.ok, other.head().height, other.head().engine) == (True, 1, "nats")
+        await at_height(anna, 1)
+        assert other.head().root == anna.head().root
+    finally:
+        await other.stop()
 
 
 async def test_two_hosts_at_once_apply_every_transaction_exactly_once_in_one_order(ledger: Ledger) -> None:
@@ -184,7 +199,7 @@ class Unanswered(NatsLog):
 
 
 async def test_an_append_whose_answer_was_lost_is_applied_once(ledger: Ledger) -> None:
-    log = Unanswered(parse_servers(ledger.cluster.address), ledger.network)
+    log = Unanswered([ledger.cluster.address], ledger.network)
     anna = await ledger.host(0, log=log)
     (outcome,) = await anna.submit(ledger.transfers(0, 1))
     assert log.lost == 1 and outcome == anna.replica.outcome_of(ledger.transfers(0, 1)[0])

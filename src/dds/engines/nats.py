@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dds.engines.embedded import system_time_ms
-from dds.engines.nats_log import RETRY_S, Entry, NatsLog, parse_servers
+from dds.engines.nats_log import RETRY_S, Entry, NatsLog
 from dds.engines.port import Outcome
 from dds.engines.replica import Replica, outcomes
 from dds.ledger.machine import TxResult
@@ -110,17 +110,22 @@ class NatsEngine:
             CorruptError: this host's ledger is not the log's.
             UnavailableError: no majority of the servers answers.
         """
-        await self._log.open()
-        self._tasks = [asyncio.create_task(self._guard(self._follow())), asyncio.create_task(self._guard(self._sequence()))]
-        goal = self._log.last
-        while self._replica.height < goal:
+        try:
+            await self._log.open()
+            self._tasks = [asyncio.create_task(self._guard(part)) for part in (self._follow(), self._sequence())]
+            await self._catch_up(self._log.last)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _catch_up(self, height: int) -> None:
+        while self._replica.height < height:
             await self._beyond(self._replica.height, APPLY_S)
             if self.fault is not None:
-                await self.stop()
                 raise self.fault
 
     async def stop(self) -> None:
-        """Have what waits ordered, for STOP_S at most; then leave. What is in the log by then is applied at the next start."""
+        """Have what waits ordered, for STOP_S at most; then leave. What is in the log is applied at the next start."""
         self._closing = True
         if self.fault is None:
             with contextlib.suppress(TimeoutError):
@@ -133,6 +138,7 @@ class NatsEngine:
         self._give_up("this ledger host is stopping")
         await self._log.close()
         await asyncio.to_thread(self._worker.shutdown)
+        await asyncio.to_thread(self._replica.close)
 
     # -- submitting ---------------------------------------------------------------------------------------------------------
 
@@ -357,12 +363,3 @@ def _answer(waiting: _Waiting, outcome: Outcome) -> None:
 def _fail(waiting: _Waiting, error: DDSError) -> None:
     if not waiting.answer.done():
         waiting.answer.set_exception(error)
-
-
-def nats_engine(replica: Replica, address: str, key: SigningKey, sequencers: Sequence[bytes]) -> NatsEngine:
-    """The engine of a host that was given `nats://host:port,host:port,host:port`.
-
-    Raises:
-        ConfigError: the address, the network's name, or a key that is not among the sequencers.
-    """
-    return NatsEngine(replica, key, sequencers, NatsLog(parse_servers(address), replica.network))

@@ -86,9 +86,10 @@ class NatsLog:
     """One host's connection to the log. `last` is the highest sequence that this host has heard of."""
 
     def __init__(self, servers: Sequence[str], network: str, *, replicas: int = REPLICAS) -> None:
-        """
+        """`servers` are addresses as `parse_servers` takes them.
+
         Raises:
-            ConfigError: the network's name cannot name a stream.
+            ConfigError: an address of no such form, or a network that cannot name a stream.
         """
         if _NAME.fullmatch(network) is None:
             raise ConfigError(f"network {network!r} cannot name a NATS stream", hint="letters, digits, '-' and '_'")
@@ -96,7 +97,7 @@ class NatsLog:
         self.subject = f"dds.ledger.{network}"
         self.last = 0
         self.trouble = ""  # what keeps the log from going on, for people
-        self._servers = list(servers)
+        self._servers = [server for address in servers for server in parse_servers(address)]
         self._replicas = replicas
         self._client: Client | None = None
         self._context: JetStreamContext | None = None
