@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from dds.ledger.money import balance
-from dds.ledger.records import ACCOUNTS, NodeStatus
+from dds.ledger.records import ACCOUNTS, STANDINGS, NodeStatus, Standing, number_key
 from dds.ledger.rules.operators import UNBONDING_MAX
 from dds.ledger.rules.slashing import fault_node, jail
 from dds.primitives.keys import SigningKey
@@ -205,6 +205,7 @@ def test_a_retiring_node_takes_nothing_back(ledger: Ledger) -> None:
 def test_a_caught_node_comes_back_by_a_new_ask_once_it_holds_nothing(ledger: Ledger) -> None:
     ask = SetAsk(NODE, 1, 1 << 30, 1)
     ledger.state.put_node(msgspec.structs.replace(ledger.state.node(NODE), assignments=1))
+    ledger.state.put(STANDINGS, number_key(NODE), Standing(judged=30, bad=9, missed_in_row=24))
     fault_node(ledger.state, NODE, 250_000, "down")
     ledger.state.keep()
     assert ledger.send(ledger.nodes[NODE], ask).ok
@@ -215,6 +216,7 @@ def test_a_caught_node_comes_back_by_a_new_ask_once_it_holds_nothing(ledger: Led
     assert ledger.send(ledger.nodes[NODE], ask).ok
     node = ledger.state.node(NODE)
     assert (node.status, node.fault_ppm, node.fault_epoch, node.fault_reason) == (NodeStatus.ACTIVE, 0, -1, "")
+    assert (ledger.standing(NODE).missed_in_row, ledger.standing(NODE).bad) == (0, 9)
 
 
 def test_a_caught_node_of_a_jailed_operator_does_not_come_back(ledger: Ledger) -> None:
