@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -45,16 +46,19 @@ class AbciServer:
         Raises:
             ConfigError: no such address, or it is taken.
         """
-        parts = urlsplit(self._address)
+        problem = f"{self._address!r} is no address for CometBFT"
         try:
+            parts = urlsplit(self._address)
             if parts.scheme == "unix":
                 return await self._listen_unix(Path(parts.path))
-            if parts.scheme == "tcp" and parts.hostname and parts.port is not None:
+            if parts.scheme == "tcp" and parts.port is not None and ip_address(parts.hostname or "").is_loopback:
                 self._server = await asyncio.start_server(self._serve, parts.hostname, parts.port)
                 return "tcp://{}:{}".format(*self._server.sockets[0].getsockname()[:2])
+        except ValueError as error:
+            problem += f": {error}"
         except OSError as error:
             raise ConfigError(f"cannot listen on {self._address}: {error.strerror or error}") from None
-        raise ConfigError(f"{self._address!r} is no address for CometBFT", hint="unix:///path or tcp://127.0.0.1:port")
+        raise ConfigError(problem, hint="unix:///path or tcp://127.0.0.1:port; whoever can dial it is believed")
 
     async def stop(self) -> None:
         """Let the answer under way be finished, then end every connection."""
