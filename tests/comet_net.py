@@ -67,6 +67,13 @@ class Member:
             process.wait(END_S)
         self.processes.clear()
 
+    def forget(self) -> None:
+        """Empty the ledger and CometBFT's blocks, as an operator does after a divergence; the votes it cast stay known."""
+        for file in self.store.parent.glob(self.store.name + "*"):
+            file.unlink()
+        assert BINARY is not None
+        subprocess.run([BINARY, "reset-state", "--home", self.node.home], check=True, stdout=subprocess.DEVNULL)
+
     def rpc(self, method: str) -> Any:
         with urllib.request.urlopen(f"{self.node.rpc}/{method}", timeout=5) as answer:
             return json.load(answer)["result"]

@@ -91,7 +91,7 @@ def root_of_one_block(path: Path, genesis: Genesis, raws: Sequence[bytes]) -> by
     return alone.root
 
 
-async def test_a_validator_whose_application_diverges_halts_and_the_others_go_on() -> None:
+async def test_a_validator_whose_application_diverges_halts_until_it_replays_and_the_others_go_on() -> None:
     genesis = genesis_now()
     with comet_net(4, genesis) as members:
         *honest, liar = members
@@ -106,6 +106,11 @@ async def test_a_validator_whose_application_diverges_halts_and_the_others_go_on
             await ready(lambda: "CONSENSUS FAILURE" in liar.log_text(), 20, "the liar to halt")
             assert "wrong Block.Header.AppHash" in liar.log_text()
             assert liar.height < 8 and await common_root(honest)
+            await asyncio.to_thread(liar.kill)
+            await asyncio.to_thread(liar.forget)
+            liar.start_app()
+            liar.start_comet()
+            assert await common_root(members)
 
 
 async def test_an_application_killed_between_finalize_and_commit_replays_to_the_same_root(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ class AbciServer:
         for task in self._connections:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
-        self._thread.shutdown()
+        await asyncio.to_thread(self._thread.shutdown)
 
     async def _listen_unix(self, path: Path) -> str:
         if len(str(path).encode()) > SOCKET_PATH_BYTES_MAX:
