@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -13,8 +13,12 @@ from dds.engines.abci import AbciEngine
 from dds.engines.comet_rpc import CometRpc
 from dds.engines.replica import Replica
 from dds.ledger.genesis import Genesis
-from dds.ledger.records import ACCOUNTS
-from dds.primitives.errors import UnavailableError
+from dds.ledger.records import ACCOUNTS, Account
+from dds.primitives.errors import LedgerRefused, UnavailableError
+from dds.primitives.ids import id_text
+from dds.primitives.keys import SigningKey
+from dds.runtime.ledger_client import open_ledger
+from dds.runtime.ledger_host import LedgerHost
 from dds.wire.ledger import Transfer, sign_tx
 from tests.comet_net import KEYS, NETWORK, Member, comet_net, genesis_now, needs_cometbft, wait_until
 
@@ -177,6 +181,25 @@ async def test_the_same_bytes_count_once_for_who_sent_them_first() -> None:
             (third,) = await engine.submit([raw])
             assert [first.code, second.code, third.code] == ["", "bad-nonce", "bad-nonce"]
             assert engine.replica.outcome_of(raw) == first
+
+
+async def test_a_client_of_a_host_over_cometbft_sees_the_same_ledger_as_over_any_engine() -> None:
+    genesis = genesis_now()
+    with comet_net(1, genesis) as (member,):
+        replica = Replica.open(member.store, genesis, engine="abci")
+        async with AsyncExitStack() as stack:
+            stack.callback(replica.close)
+            engine = AbciEngine(replica, listen=member.node.proxy_app, rpc=member.node.rpc)
+            host = LedgerHost(SigningKey(b"h" * 32), engine)
+            port = await host.start(stack)
+            member.start_comet()
+            ledger = await stack.enter_async_context(open_ledger(f"{id_text(host.node_id)}@127.0.0.1:{port}", network=NETWORK))
+            await ready(lambda: member.height > 0, 40, "the first block")
+            bodies = [Transfer(KEYS[1].public, 10**9 if number == 30 else 1) for number in range(60)]
+            outcomes = await ledger.submit_many(KEYS[0], bodies)
+            assert [number for number, outcome in enumerate(outcomes) if isinstance(outcome, LedgerRefused)] == [30]
+            assert await ledger.find(ACCOUNTS, KEYS[0].public) == Account(10**6 - 59, 60)
+            assert (await ledger.head()).engine == "abci"
 
 
 async def test_without_cometbft_submit_says_so_and_reads_go_on() -> None:

@@ -29,7 +29,7 @@ USED: Final = Outcome(0, "bad-nonce", "the same bytes were sent before")  # they
 class AbciEngine:
     """An `Engine`. `listen`: where CometBFT finds us, its `proxy_app`; `rpc`: where we find it, http://host:port."""
 
-    name: Final = "abci"
+    name = "abci"
 
     def __init__(self, replica: Replica, *, listen: str, rpc: str, submit_timeout_s: float = SUBMIT_TIMEOUT_S) -> None:
         self._replica, self._listen = replica, listen
