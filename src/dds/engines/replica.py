@@ -219,27 +219,35 @@ class Replica:
 
     # ---- what would be
 
-    def check(self, raw: bytes) -> TxResult:
-        """What the transaction would do after all those that were checked since the last commit: for mempools.
-
-        One that is refused leaves no trace but its nonce, as in a block.
-        """
-        return _apply(self._scratch, self._opener.open(raw, remember=True))
-
     def simulate(self, time_ms: int, txs: Sequence[bytes]) -> list[TxResult]:
         """What these transactions would do as the next block. Changes nothing."""
         state = State(self._tree)
         begin_block(state, Context(self.height + 1, max(time_ms, self.time_ms)))
         return [_apply(state, tx) for tx in self._opener.open_many(txs)]
 
-    def opens(self, raw: bytes) -> FormatError | None:
-        """Why bytes are no transaction of this network; None where they are one."""
-        return self.screen([raw])[0]
-
     def screen(self, raws: Sequence[bytes]) -> list[FormatError | None]:
         """Of each, why it is no transaction of this network; None where it is one, which `apply` then verifies no more."""
         opened = self._opener.open_many(raws, remember=True)
         return [each if isinstance(each, FormatError) else None for each in opened]
+
+    def admit(self, raw: bytes) -> TxResult | None:
+        """None where the transaction will use its nonce up after all those admitted since the last commit, also where its rule
+        will refuse it: it belongs into a block. Else why not."""
+        tx = self._opener.open(raw, remember=True)
+        is_used = isinstance(tx, Tx) and _nonce_fits(self._scratch, tx)
+        result = _apply(self._scratch, tx)
+        return None if is_used else result
+
+    def fitting(self, time_ms: int, txs: Sequence[bytes]) -> list[bytes]:
+        """Those of the transactions that would use their nonces up as the next block. Changes nothing."""
+        state = State(self._tree)
+        begin_block(state, Context(self.height + 1, max(time_ms, self.time_ms)))
+        kept = []
+        for raw, tx in zip(txs, self._opener.open_many(txs), strict=True):
+            if isinstance(tx, Tx) and _nonce_fits(state, tx):
+                apply_tx(state, tx)
+                kept.append(raw)
+        return kept
 
     # ---- reading what is committed
 
