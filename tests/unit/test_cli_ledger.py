@@ -35,7 +35,8 @@ from dds.apps.cli.market import estimate
 from dds.erasure.geometry import STANDARD
 from dds.ledger import rent
 from dds.ledger.params import Params, devnet_params
-from dds.ledger.records import ACCOUNTS, Chain, Contract, Endowment, Segment, SponsorEntry
+from dds.ledger.records import ACCOUNTS, Chain, Contract, Endowment, Node, Segment, SponsorEntry, number_key
+from dds.ledger.records import NODES as NODE_TABLE
 from dds.primitives.errors import InputError
 from dds.primitives.ids import id_text
 from dds.primitives.money import TOKEN
@@ -288,8 +289,8 @@ def test_a_refusal_tells_the_rules_reason_and_what_to_do(desk: LedgerDesk, capsy
 
 # -- the ledger of a home -----------------------------------------------------------------------------------------------------
 
-ASKING = (["wallet", "show"], ["contract", "list"], ["stake", "show"], ["market", "asks"], ["market", "quote", "1GiB"])
-ASKING += (["endow", "--show"], ["ledger", "status"], ["ledger", "verify"], ["explain", TO])
+ASKING = [["wallet", "show"], ["contract", "list"], ["stake", "show"], ["market", "asks"], ["market", "quote", "1GiB"]]
+ASKING += [["endow", "--show"], ["ledger", "status"], ["ledger", "verify"], ["explain", TO]]
 
 
 @pytest.mark.parametrize("argv", ASKING)
@@ -368,6 +369,65 @@ def test_export_writes_every_block_whole_or_nothing(desk: LedgerDesk, tmp_path: 
     assert desk.run("ledger", "export", str(target)) == exits.BAD_INPUT
     assert desk.run("ledger", "export", str(tmp_path / "no" / "x")) == exits.FAILED
     assert {path.name for path in tmp_path.iterdir() if "blocks" in path.name} == {"blocks.jsonl"}
+
+
+# -- operators ----------------------------------------------------------------------------------------------------------------
+
+
+def node_of(desk: LedgerDesk, number: int) -> Node:
+    found = desk.replica.find(NODE_TABLE, number_key(number))
+    assert found is not None
+    return found
+
+
+def test_an_account_becomes_an_operator_and_registers_the_homes_node(desk: LedgerDesk, capsys: Capture) -> None:
+    assert desk.run("stake", "bond", "150", "--region", "west", "--region", "east", "-y") == exits.OK
+    assert "bond 150 ECHO, regions east, west" in capsys.readouterr().out
+    assert desk.run("node", "init", "--role", "ssn", "--role", "witness", "--region", "east", "--capacity", "10GiB") == exits.OK
+    node_id = capsys.readouterr().out.strip()
+    words = ("--ask", "900", "--term", "60d", "--pool", "7", "--payout", "operator", "-y", "--json")
+    assert desk.run("stake", "register", *words) == exits.OK
+    assert json_of(capsys)["node"] == 3
+    node = node_of(desk, 3)
+    assert (id_text(node.node_id), node.operator, node.payout) == (node_id, CREATOR.public, OPERATOR.public)
+    assert (node.roles, node.region, node.capacity_bytes) == (("ssn", "witness"), "east", 10 * GIB)
+    assert (node.ask_price, node.term_epochs_max, node.pool_free) == (900, 1440, 7 * TOKEN)
+    assert desk.run("stake", "show", "--json") == exits.OK
+    assert json_of(capsys)["bond"] == 150 * TOKEN
+    assert desk.run("explain", node_id) == exits.OK
+    assert "node-registered" in capsys.readouterr().out
+    assert desk.run("stake", "register", "-y") == exits.UNAVAILABLE  # a node stands on the ledger once
+
+
+def test_a_node_is_funded_drained_asked_for_and_retired_by_number_or_id(desk: LedgerDesk, capsys: Capture) -> None:
+    by_operator = ("--wallet", "operator")
+    assert desk.run("stake", "fund", "1", "5", "-y", *by_operator) == exits.OK
+    assert node_of(desk, 1).pool_free == 55 * TOKEN
+    assert desk.run("stake", "drain", id_text(NODES[1].public), "all", *by_operator) == exits.OK
+    assert node_of(desk, 1).pool_free == 0
+    assert desk.run("stake", "ask", "1", "--price", "1777", *by_operator) == exits.OK
+    assert (node_of(desk, 1).ask_price, node_of(desk, 1).capacity_bytes) == (1777, 1 << 40)
+    capsys.readouterr()
+    assert desk.run("stake", "fund", "1", "5", "-y") == exits.UNAVAILABLE
+    assert "belongs to operator" in capsys.readouterr().err
+    assert desk.run("stake", "retire", "1", "-y", *by_operator) == exits.OK
+    assert desk.run("market", "asks", "--json") == exits.OK
+    out = capsys.readouterr().out.splitlines()[-1]
+    assert [node["number"] for node in json.loads(out)["asks"]] == [2, 0]
+
+
+def test_bond_comes_back_after_the_evidence_window_and_not_before(desk: LedgerDesk, capsys: Capture) -> None:
+    assert desk.run("stake", "unbond", "50", "--wallet", "operator") == exits.OK
+    assert "504 epochs (21 d)" in capsys.readouterr().out
+    assert desk.run("stake", "show", "operator") == exits.OK
+    assert "50 ECHO, free in 504 epochs (21 d)" in capsys.readouterr().out
+    assert desk.run("stake", "release", "--wallet", "operator") == exits.UNAVAILABLE
+    desk.pass_epochs(504)
+    capsys.readouterr()
+    assert desk.run("stake", "release", "--wallet", "operator") == exits.OK
+    assert capsys.readouterr().out == "50 ECHO released\n"
+    assert desk.run("explain", "operator") == exits.OK
+    assert "500 ECHO at genesis + 50 ECHO by events = balance 550 ECHO" in capsys.readouterr().out
 
 
 # -- explain ------------------------------------------------------------------------------------------------------------------

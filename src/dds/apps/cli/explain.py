@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from dds.apps.cli.ledger_session import WALLET_NAME, Desk, event_data, node_id_of, wallet_file, wallet_key, with_ledger
+from dds.apps.cli.ledger_session import IDENTITY, Desk, account_named, event_data, has_wallet, node_id_of, with_ledger
 from dds.apps.cli.ledger_text import facts, signed_tokens, table
 from dds.apps.cli.session import Session, command, fields, plain
 from dds.primitives.errors import IntegrityError, NotFoundError
@@ -100,8 +100,8 @@ async def resolve(desk: Desk, text: str) -> Subject:
     from dds.ledger.records import ACCOUNTS, CONTRACTS, NODES, NUMBERS, SEGMENTS, number_key
 
     is_id = len(text) == ID_TEXT_CHARS
-    if not is_id and WALLET_NAME.fullmatch(text) and wallet_file(desk.home, text).exists():
-        return Subject("account", wallet_key(desk.home, text).public, text)
+    if not is_id and (text == IDENTITY or has_wallet(desk.home, text)):
+        return Subject("account", account_named(desk.home, text), text)
     identifier = parse_id(text, "id") if is_id else node_id_of(desk.home, text)
     entry = await desk.client.find(NUMBERS, identifier)
     node = None if entry is None else await desk.client.find(NODES, number_key(entry.number))

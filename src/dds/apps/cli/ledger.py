@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from dds.apps.cli import ledger_host
 from dds.apps.cli.ledger_session import Desk, with_ledger
 from dds.apps.cli.ledger_text import duration_text, facts, table
 from dds.apps.cli.session import Session, command, command_hint, group
@@ -33,7 +34,8 @@ def app() -> typer.Typer:
     made = group("ledger", "The ledger: where it stands, checking all of it, running one.")
     for run in (status, verify, export):
         command(made)(run)
-    command(made, "run")(run_host)
+    command(made, "init")(ledger_host.init)
+    command(made, "run")(ledger_host.run)
     return made
 
 
@@ -111,11 +113,6 @@ def export(
     if target is not None:
         session.result({"file": str(target), "blocks": count}, str(target))
         session.say(f"{count:,} blocks")
-
-
-def run_host(session: Session) -> None:
-    """Run this home's ledger until Ctrl-C or SIGTERM."""
-    raise NotImplementedError
 
 
 def status_document(head: Head, chain: Chain) -> dict[str, object]:

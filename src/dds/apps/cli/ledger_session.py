@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 WALLET_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
+IDENTITY: Final = "identity"  # how the home's own key is called where a wallet is named
 LEDGER_HINT: Final = "name one in config.toml: ledger = \"NODEID@host:port\"; 'dds ledger run' starts one on this machine"
 HINTS: Final = {  # by the rule's code
     "insufficient-balance": "see what there is: dds wallet show",
@@ -48,8 +49,10 @@ def wallet_file(home: Home, name: str) -> Path:
     Raises:
         InputError: not a name.
     """
-    if not WALLET_NAME.fullmatch(name):
-        raise InputError(f"not a wallet's name: {name[:64]!r}", hint="letters, digits, '.', '_' and '-', at most 63")
+    if not WALLET_NAME.fullmatch(name) or name == IDENTITY:
+        raise InputError(
+            f"not a wallet's name: {name[:64]!r}", hint=f"letters, digits, '.', '_' and '-', at most 63; not {IDENTITY!r}"
+        )
     return home.wallets_dir / f"{name}.key"
 
 
@@ -120,18 +123,8 @@ class Desk:
         return await self.client.find_many([(table, identifier) for identifier in identifiers])
 
     def account(self, text: str) -> bytes:
-        """An account: its id, or the name of a wallet of this home.
-
-        Raises:
-            InputError: neither.
-        """
-        if len(text) == ID_TEXT_CHARS:
-            return parse_id(text, "account")
-        if WALLET_NAME.fullmatch(text) and wallet_file(self.home, text).exists():
-            return wallet_key(self.home, text).public
-        raise InputError(
-            f"not an account or a wallet of this home: {text[:64]!r}", hint="an account has 52 characters; see: dds wallet show"
-        )
+        """As `account_named`, of this command's home."""
+        return account_named(self.home, text)
 
     async def node(self, text: str) -> Node:
         """A node: its NodeID, its number on the ledger, or its name in this home's devnet.
@@ -182,6 +175,25 @@ class Desk:
             return await self.client.submit(self.key, body)
         except LedgerRefused as error:
             raise LedgerRefused(error.refusal, error.message, hint=error.hint or HINTS.get(error.refusal)) from None
+
+
+def account_named(home: Home, text: str) -> bytes:
+    """An account: its id, the name of a wallet of this home, or `identity` for the home's own.
+
+    Raises:
+        InputError: none of these.
+    """
+    if len(text) == ID_TEXT_CHARS:
+        return parse_id(text, "account")
+    if text == IDENTITY or has_wallet(home, text):
+        return wallet_key(home, None if text == IDENTITY else text).public
+    raise InputError(
+        f"not an account or a wallet of this home: {text[:64]!r}", hint="an account has 52 characters; see: dds wallet list"
+    )
+
+
+def has_wallet(home: Home, name: str) -> bool:
+    return WALLET_NAME.fullmatch(name) is not None and name != IDENTITY and wallet_file(home, name).exists()
 
 
 def node_id_of(home: Home, text: str) -> bytes:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dds.apps.cli.ledger_session import (
+    IDENTITY,
     Desk,
     WalletOption,
     YesOption,
@@ -23,8 +24,6 @@ from dds.apps.cli.session import Session, command, command_hint, fields, group
 from dds.primitives.errors import InputError
 from dds.primitives.ids import id_text
 from dds.primitives.money import format_tokens, parse_tokens
-
-IDENTITY = "identity"  # how the home's own key is called in lists
 
 
 @dataclass(frozen=True, slots=True)
