@@ -35,7 +35,18 @@ from dds.apps.cli.market import estimate
 from dds.erasure.geometry import STANDARD
 from dds.ledger import rent
 from dds.ledger.params import Params, devnet_params
-from dds.ledger.records import ACCOUNTS, Chain, Contract, Endowment, Node, Segment, SponsorEntry, number_key
+from dds.ledger.records import (
+    ACCOUNTS,
+    CONTRACTS,
+    Chain,
+    Contract,
+    Endowment,
+    Node,
+    Segment,
+    SponsorEntry,
+    contract_id,
+    number_key,
+)
 from dds.ledger.records import NODES as NODE_TABLE
 from dds.primitives.errors import InputError
 from dds.primitives.ids import id_text
@@ -369,6 +380,72 @@ def test_export_writes_every_block_whole_or_nothing(desk: LedgerDesk, tmp_path: 
     assert desk.run("ledger", "export", str(target)) == exits.BAD_INPUT
     assert desk.run("ledger", "export", str(tmp_path / "no" / "x")) == exits.FAILED
     assert {path.name for path in tmp_path.iterdir() if "blocks" in path.name} == {"blocks.jsonl"}
+
+
+# -- contracts ----------------------------------------------------------------------------------------------------------------
+
+
+def contract_of(desk: LedgerDesk) -> Contract:
+    found = desk.replica.find(CONTRACTS, contract_id(CREATOR.public, "standard"))
+    assert found is not None
+    return found
+
+
+def test_a_contract_is_opened_changed_filled_and_emptied(desk: LedgerDesk, capsys: Capture) -> None:
+    assert desk.run("contract", "open", "--deposit", "10", "-y") == exits.OK
+    identifier = capsys.readouterr().out.splitlines()[0]
+    assert identifier == id_text(contract_id(CREATOR.public, "standard"))
+    made = contract_of(desk)
+    assert (made.escrow, made.term_epochs, made.price_max, made.k, made.m) == (10 * TOKEN, 720, 2 * 1325, 10, 6)
+    assert desk.run("contract", "set", "standard", "--term", "60d") == exits.OK
+    assert (contract_of(desk).term_epochs, contract_of(desk).price_max) == (1440, 2 * 1325)
+    assert desk.run("contract", "topup", identifier, "5", "--wallet", "operator", "-y") == exits.OK
+    assert id_text(CREATOR.public) in capsys.readouterr().err  # whose it is, before a stranger pays in
+    assert desk.run("contract", "withdraw", "standard", "2") == exits.OK
+    assert contract_of(desk).escrow == 13 * TOKEN
+    assert desk.run("contract", "withdraw", "standard", "all") == exits.OK
+    assert contract_of(desk).escrow == 0
+    assert desk.run("contract", "withdraw", "standard", "all") == exits.BAD_INPUT
+    capsys.readouterr()
+    assert desk.run("explain", identifier, "--json") == exits.OK
+    said = json_of(capsys)
+    assert (said["kind"], said["balance_change"]) == ("contract", 0)
+
+
+def test_the_wallets_contracts_are_listed_and_shown(desk: LedgerDesk, capsys: Capture) -> None:
+    desk.run("contract", "open", "standard", "--deposit", "3", "-y")
+    desk.run("contract", "open", "custom", "-k", "4", "-m", "2", "--price-max", "999")
+    capsys.readouterr()
+    assert desk.run("contract", "list", "--json") == exits.OK
+    listed = json_of(capsys)["contracts"]
+    assert [(each["class_name"], each["escrow"], each["price_max"]) for each in listed] == [
+        ("standard", 3 * TOKEN, 2650),
+        ("custom", 0, 999),
+    ]
+    assert desk.run("contract", "show", "standard") == exits.OK
+    shown = capsys.readouterr().out
+    assert "any 10 of 16" in shown and "pays for nothing now" in shown
+    assert desk.run("wallet", "show") == exits.OK
+    assert "in contracts  3 ECHO" in capsys.readouterr().out
+    assert desk.run("contract", "cancel", "standard", "-y") == exits.OK
+    capsys.readouterr()
+    assert desk.run("contract", "list") == exits.OK
+    assert "standard (cancelled)" in capsys.readouterr().out
+
+
+def test_an_endowment_is_given_shown_and_spent(desk: LedgerDesk, capsys: Capture) -> None:
+    desk.run("contract", "open", "standard")
+    assert desk.run("endow", "standard", "--show") == exits.NOT_FOUND
+    assert desk.run("endow", "standard", "9", "-y") == exits.OK
+    assert desk.run("endow", "standard", "1", "--wallet", "operator", "-y") == exits.NOT_FOUND  # it has no such contract
+    desk.pass_epochs(1)
+    assert desk.run("endow", "standard", "--spend") == exits.OK
+    capsys.readouterr()
+    assert desk.run("endow", "--show", "--json") == exits.OK
+    (found,) = json_of(capsys)["endowments"]
+    assert (found["pool"], found["given"], found["spent"], found["years_tenths"]) == (9 * TOKEN, 9 * TOKEN, 0, None)
+    assert desk.run("endow", "--show") == exits.OK
+    assert "nothing is stored under this contract now" in capsys.readouterr().out
 
 
 # -- operators ----------------------------------------------------------------------------------------------------------------

@@ -244,7 +244,8 @@ def cancel(session: Session, contract: ContractArgument, wallet: WalletOption = 
             session, f"stop paying for {record.segments:,} segments of {id_text(identifier)}? Nodes will drop them", yes=yes
         )
         done = await desk.send(CancelContract(identifier))
-        text = f"cancelled: {record.segments:,} segments are no longer paid for"
+        back = sum(event.delta for event in done.events if event.account == record.publisher)
+        text = f"cancelled: {record.segments:,} segments are no longer paid for, {format_tokens(back)} came back from escrow"
         told(session, done, text, contract=id_text(identifier), segments=record.segments)
 
     with_ledger(session, work, wallet=wallet)
