@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from dds.ledger.genesis import GenesisNode, GenesisOperator
 from dds.ledger.params import Params
-from dds.ledger.records import OPERATORS, NodeStatus
-from dds.ledger.rules.market import WIDTH, asks, percentile_price, quote_price, supply_bytes
+from dds.ledger.records import OPERATORS, STANDINGS, NodeStatus, Standing, number_key
+from dds.ledger.rules.market import WIDTH, asks, clear, percentile_price, quote_price, supply_bytes
 from dds.primitives.money import AMOUNT_MAX, TOKEN
 from dds.primitives.units import MIB
 from tests.money_ledger import MoneyLedger, genesis_node, key_of
@@ -82,6 +82,24 @@ def test_a_jailed_operators_asks_do_not_stand_until_it_is_free() -> None:
     assert [ask.number for ask in asks(ledger.state)] == [0, 1]
 
 
+def suspend(ledger: MoneyLedger, *places: int) -> None:
+    """Every one of its windows so far went by without a pass; the last began with epoch 48."""
+    for place in places:
+        down = Standing(judged=60, bad=1, windows=0, window_epoch=48, windows_judged=0b11111)
+        ledger.state.put(STANDINGS, number_key(place), down)
+    ledger.state.keep()
+    ledger.commit()
+
+
+def test_suspended_nodes_ask_for_nothing_and_cannot_hold_the_price_down() -> None:
+    ledger = market(*([1] * WIDTH), *([1_000] * 20))
+    ledger.go_to(60)
+    suspend(ledger, *range(WIDTH))
+    assert [ask.number for ask in asks(ledger.state)] == list(range(WIDTH, WIDTH + 20))
+    buy(ledger, MIB, 1_000)
+    assert quote_price(ledger.state) == 1_000
+
+
 # -- the clearing price -----------------------------------------------------------------------------------------------------
 
 
@@ -135,6 +153,17 @@ def test_a_price_below_every_ask_rises_to_where_a_segment_can_be_placed() -> Non
 def test_one_cheap_node_does_not_hold_the_price_where_no_segment_fits() -> None:
     ledger = market(1, *([1_000] * 20))
     buy(ledger, MIB, 500)
+    assert quote_price(ledger.state) == 1_000
+
+
+def test_cheap_asks_that_take_no_real_segment_cannot_hold_the_price_down() -> None:
+    """It takes a third of all bonds to do that: seventeen of 51 are enough, sixteen of 50 are not."""
+    ledger = market(*([1] * 17), *([1_000] * 34), capacity_bytes=2 * MIB)
+    for _ in range(5):
+        buy(ledger, MIB, 10)
+        assert quote_price(ledger.state) == 1
+    ledger = market(*([1] * 16), *([1_000] * 34), capacity_bytes=2 * MIB)
+    buy(ledger, MIB, 10)
     assert quote_price(ledger.state) == 1_000
 
 
@@ -230,6 +259,22 @@ def test_a_pause_ends_where_stepping_through_it_does(length: int, asked: list[in
         stepped.go_to(epoch)
     assert prices_of(paused) == prices_of(stepped)
     assert paused.base == stepped.base
+
+
+@pytest.mark.parametrize("length", [59, 60, 61, 700, 720, 900])
+def test_a_pause_in_which_suspended_nodes_come_back_ends_where_stepping_does(length: int) -> None:
+    paused, stepped = (market(*([1] * WIDTH), *([3_000] * 4)) for _ in range(2))
+    for ledger in (paused, stepped):
+        ledger.go_to(60)
+        suspend(ledger, *range(WIDTH))
+    paused.go_to(60 + length)
+    for epoch in range(61, 61 + length):
+        stepped.state.set_chain(epoch=epoch - 1)
+        clear(stepped.state, epoch - 1, epoch)
+        stepped.state.set_chain(epoch=epoch)
+        stepped.state.keep()
+    stepped.commit()
+    assert prices_of(paused) == prices_of(stepped)
 
 
 def test_the_longest_pause_is_over_when_nothing_moves_any_more() -> None:
