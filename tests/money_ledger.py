@@ -13,11 +13,12 @@ from dds.ledger.events import Event
 from dds.ledger.genesis import GENESIS_VERSION, Genesis, GenesisAccount, GenesisNode, GenesisOperator, apply_genesis
 from dds.ledger.machine import Context, TxResult, apply_block
 from dds.ledger.params import Params
-from dds.ledger.records import ACCOUNTS, BY_PREFIX, CONTRACTS, Contract, contract_id
+from dds.ledger.records import ACCOUNTS, BY_PREFIX, CONTRACTS, SEGMENTS, Contract, Segment, SponsorEntry, contract_id
 from dds.ledger.state import State
 from dds.primitives.keys import SigningKey
 from dds.primitives.money import TOKEN
-from dds.wire.ledger import AnyBody, sign_tx
+from dds.primitives.units import MIB
+from dds.wire.ledger import AnyBody, StripeRun, sign_tx
 
 NETWORK = "money-test"
 TIB = 1 << 40
@@ -104,10 +105,16 @@ class MoneyLedger:
         self.state.keep()
         self.commit()
 
-    def contract(self, publisher: SigningKey, rent_bytes: int = 0, price_max: int = 10**6) -> bytes:
-        """A contract that sponsors so many bytes, as its own rules would have left it."""
+    def contract(self, publisher: SigningKey, mib: int = 0, price_max: int = 10**6) -> bytes:
+        """A contract that sponsors a segment of so many fragments of 1 MiB, as its own rules would have left it."""
         name = contract_id(publisher.public, "standard")
-        self.state.put(CONTRACTS, name, Contract(publisher.public, "standard", 10, 6, 720, price_max, rent_bytes=rent_bytes))
+        opened = Contract(publisher.public, "standard", 10, 6, 720, price_max, segments=int(mib > 0), rent_bytes=mib * MIB)
+        self.state.put(CONTRACTS, name, opened)
+        if mib:
+            sponsor = SponsorEntry(name, 1, price=1, start_epoch=0, end_epoch=1, prepaid=0, reserve=0)
+            stripes = (StripeRun(1, 1, mib - 1, MIB),)
+            segment = Segment(bytes(32), bytes(32), bytes(32), 1, 0, stripes, 0, (), (sponsor,), 0)
+            self.state.put(SEGMENTS, bytes(32), segment)
         self.state.keep()
         self.commit()
         return name

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from dds.ledger.params import Params
 from dds.ledger.records import CONTRACTS, ENDOWMENTS, Contract, Endowment
-from dds.ledger.rules.endowments import coverage_ppm, endowment_quote, epoch_cost, spendable
+from dds.ledger.rules.endowments import coverage_ppm, endowment_quote, epoch_cost, spend_due, spendable
 from dds.primitives.errors import InputError
 from dds.primitives.money import AMOUNT_MAX, TOKEN
 from dds.primitives.units import MIB
@@ -56,7 +57,7 @@ def test_the_cost_of_an_epoch_is_what_extending_by_one_is_charged() -> None:
 
 def test_an_epoch_spends_the_cost_where_the_pool_allows_it() -> None:
     ledger = MoneyLedger()
-    name = ledger.contract(ANNA, rent_bytes=100 * MIB)
+    name = ledger.contract(ANNA, mib=100)
     assert ledger.do(BERT, Endow(name, 500 * TOKEN)).ok  # allows 855,578,371 an epoch
     ledger.go_to(10)
     assert ledger.do(BERT, SpendEndowment(name)).ok
@@ -67,17 +68,17 @@ def test_an_epoch_spends_the_cost_where_the_pool_allows_it() -> None:
 
 def test_an_epoch_spends_at_most_three_times_the_decline() -> None:
     ledger = MoneyLedger()
-    name = ledger.contract(ANNA, rent_bytes=TIB)  # 1,556,086,784 an epoch
-    ledger.do(BERT, Endow(name, 500 * TOKEN))
+    name = ledger.contract(ANNA, mib=100)  # costs 148,400 an epoch
+    ledger.do(BERT, Endow(name, TOKEN // 20))
     ledger.go_to(1)
     ledger.do(BERT, SpendEndowment(name))
-    share = 500 * TOKEN * 15_000 // (8_766 * 10**6)
-    assert share - 2 <= contract_of(ledger, name).escrow <= share == 855_578_370
+    share = TOKEN // 20 * 15_000 // (8_766 * 10**6)
+    assert share - 2 <= contract_of(ledger, name).escrow <= share == 85_557
 
 
 def test_spending_twice_in_an_epoch_is_refused() -> None:
     ledger = MoneyLedger()
-    name = ledger.contract(ANNA, rent_bytes=100 * MIB)
+    name = ledger.contract(ANNA, mib=100)
     ledger.do(BERT, Endow(name, 500 * TOKEN))
     assert ledger.do(BERT, SpendEndowment(name)).code == "too-early"
     ledger.go_to(1)
@@ -86,7 +87,7 @@ def test_spending_twice_in_an_epoch_is_refused() -> None:
 
 def test_new_money_pays_for_no_epoch_that_is_over() -> None:
     ledger = MoneyLedger()
-    name = ledger.contract(ANNA, rent_bytes=TIB)
+    name = ledger.contract(ANNA, mib=100)
     ledger.do(BERT, Endow(name, 1))
     ledger.go_to(1_000)
     ledger.do(BERT, Endow(name, 500 * TOKEN))
@@ -101,10 +102,22 @@ def test_epochs_that_cost_nothing_are_not_caught_up() -> None:
     ledger.do(BERT, Endow(name, 500 * TOKEN))
     ledger.go_to(1_000)
     assert ledger.do(BERT, SpendEndowment(name)).ok
-    ledger.contract(ANNA, rent_bytes=100 * MIB)
+    ledger.contract(ANNA, mib=100)
     ledger.go_to(1_001)
     ledger.do(BERT, SpendEndowment(name))
     assert contract_of(ledger, name).escrow == 148_400
+
+
+def test_a_cancelled_contract_gets_nothing_from_its_endowment() -> None:
+    ledger = MoneyLedger()
+    name = ledger.contract(ANNA, mib=100)
+    ledger.do(BERT, Endow(name, 500 * TOKEN))
+    ledger.state.put(CONTRACTS, name, replace(contract_of(ledger, name), cancelled_epoch=1))
+    ledger.state.keep()
+    ledger.go_to(9)
+    assert [ledger.do(BERT, body).code for body in (SpendEndowment(name), Endow(name, 1))] == ["contract-cancelled"] * 2
+    spend_due(ledger.state, name)
+    assert pool_of(ledger, name).pool == 500 * TOKEN and contract_of(ledger, name).escrow == 0
 
 
 def test_an_endowment_needs_a_contract_and_money() -> None:

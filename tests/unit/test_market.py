@@ -283,9 +283,10 @@ def test_the_longest_pause_is_over_when_nothing_moves_any_more() -> None:
     assert prices_of(ledger) == (3 * 10**13, 3 * 10**13)
 
 
-def test_price_changes_are_told_once() -> None:
+def test_a_price_is_told_when_it_changes_and_not_when_it_stays() -> None:
     ledger = market(*([900] * 20))
-    ledger.go_to(1)
     ledger.go_to(100)
+    told = [event.detail for event in ledger.events if event.name == "price"]
+    assert told[0] == "1000 per MiB-epoch from epoch 1 on, before 1000; reference 980"
     ledger.go_to(200)
-    assert [event.name for event in ledger.events] == ["price", "price"]
+    assert [event.detail for event in ledger.events if event.name == "price"] == told
