@@ -246,6 +246,7 @@ def jail(ledger: MoneyLedger, until: dict[int, int]) -> None:
         ([500] * 20, {}),
         ([900] * 10 + [4_000] * 10, {}),
         ([900] * 10 + [4_000] * 10, dict.fromkeys(range(10), 30)),
+        ([900] * 14 + [4_000] * 6, dict.fromkeys(range(14), 30)),
         ([100] * 18 + [5_000] * 2, {0: 3, 1: 7, 18: 30, 19: 2}),
     ],
 )
@@ -259,6 +260,13 @@ def test_a_pause_ends_where_stepping_through_it_does(length: int, asked: list[in
         stepped.go_to(epoch)
     assert prices_of(paused) == prices_of(stepped)
     assert paused.base == stepped.base
+
+
+def test_only_the_first_epoch_of_a_pause_has_demand() -> None:
+    ledger = market(*([1_500] * 20))
+    ledger.change(demand_bytes=AMOUNT_MAX, demand_price_max=AMOUNT_MAX)
+    clear(ledger.state, 0, 50)
+    assert prices_of(ledger) == (3 * 1_020, 1_500)
 
 
 @pytest.mark.parametrize("length", [59, 60, 61, 700, 720, 900])

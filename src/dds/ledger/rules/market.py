@@ -119,8 +119,8 @@ def clear(state: State, ending: int, beginning: int) -> None:
             before = price, reference
             reference = next_reference(reference, target, params.reference_step_ppm)
             price = next_price(offers, demand, price, least, ceiling(reference, params))
-            had_demand, demand = demand.bytes > 0, NO_DEMAND
-            if (price, reference) == before and not had_demand:
+            demand = NO_DEMAND
+            if (price, reference) == before:
                 break  # nothing moves any more before the asks do
     if (price, reference) != (chain.price, chain.reference):
         state.emit(
