@@ -32,11 +32,18 @@ def _ledger_abci() -> Iterable[Row]:
     return ledger_abci.run()
 
 
+def _ledger() -> Iterable[Row]:
+    from benchmarks import ledger
+
+    return ledger.run()
+
+
 SUITES: dict[str, Callable[[], Iterable[Row]]] = {
     "codec": _codec,
     "transport": _transport,
     "network": _network,
     "ledger-abci": _ledger_abci,
+    "ledger": _ledger,
 }
 
 

@@ -33,10 +33,11 @@ from dds.primitives.errors import ConfigError, CorruptError, FormatError
 from dds.primitives.hashing import sha256
 from dds.storage.ledger_store import BlockRecord, EventEntry, LedgerStore, StoredEvent, StoredHead, TxEntry
 from dds.wire.codec import decode, encode
-from dds.wire.ledger import Tx, tx_name
+from dds.wire.ledger import AnyBody, Tx, tx_name
 from dds.wire.ledger_api import HEAD_VERSION, MESSAGE_CHARS_MAX, Head, Proof, genesis_hash
 
 EPOCH_CHANGE: Final = "epoch"  # the name under which an epoch's events stand
+_names: dict[type, str] = {}
 _decoders = {prefix: msgspec.msgpack.Decoder(table.kind) for prefix, table in BY_PREFIX.items()}
 
 
@@ -323,6 +324,12 @@ def _nonce_fits(state: State, tx: Tx) -> bool:
     return account is not None and account.nonce == tx.nonce
 
 
+def _name_of(body: AnyBody) -> str:
+    """`tx_name` by type: spelling it out takes a tenth of what a transfer does."""
+    kind = type(body)
+    return _names.get(kind) or _names.setdefault(kind, tx_name(body))
+
+
 def _epoch_entry(events: Sequence[Event]) -> TxEntry:
     return TxEntry(b"", EPOCH_CHANGE, -1, False, [_event_entry(event) for event in events])
 
@@ -330,7 +337,7 @@ def _epoch_entry(events: Sequence[Event]) -> TxEntry:
 def _tx_entry(position: int, raw: bytes, tx: Opened, result: TxResult, used: bool) -> TxEntry:
     if isinstance(tx, FormatError):
         return TxEntry(sha256(raw), "", position, False, ())
-    return TxEntry(tx.tx_id, tx_name(tx.body), position, used, [_event_entry(event) for event in result.events])
+    return TxEntry(tx.tx_id, _name_of(tx.body), position, used, [_event_entry(event) for event in result.events])
 
 
 def _event_entry(event: Event) -> EventEntry:
