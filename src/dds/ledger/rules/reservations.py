@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -36,7 +37,8 @@ from dds.primitives.hashing import tagged_hash
 from dds.primitives.ids import NodeID
 from dds.wire.ledger import CancelReservations, Redraw, Reserve, Tx
 
-SEED_TAG = b"dds/placement/v1"
+SEED_TAG: Final = b"dds/placement/v1"
+DEMAND_BYTES_MAX: Final = 1 << 62  # declared capacities are words: their sum must still fit into an entry
 
 
 # -- reservations -----------------------------------------------------------------------------------------------------------
@@ -87,7 +89,7 @@ def _note(state: State, body: Reserve, earmarked: int) -> None:
     made, reserved = contract.reservations + body.count, contract.reserved + earmarked
     state.put(CONTRACTS, body.contract, replace(contract, reservations=made, reserved=reserved))
     state.set_chain(
-        demand_bytes=chain.demand_bytes + body.fragment_bytes_max * body.width * body.count,
+        demand_bytes=min(DEMAND_BYTES_MAX, chain.demand_bytes + body.fragment_bytes_max * body.width * body.count),
         demand_price_max=max(chain.demand_price_max, contract.price_max),
     )
 

@@ -16,7 +16,7 @@ from dds.ledger.rules.funding import count_sponsored, living_contract, own_contr
 from dds.ledger.rules.holding import touch, touch_living
 from dds.ledger.rules.settlement import closed_before
 from dds.ledger.state import State
-from dds.wire.ledger import ExtendSegments, Settle, Sponsor, Tx, Unsponsor
+from dds.wire.ledger import EPOCH_MAX, ExtendSegments, Settle, Sponsor, Tx, Unsponsor
 
 
 def sponsor(state: State, tx: Tx, body: Sponsor) -> None:
@@ -71,6 +71,7 @@ def extend_segments(state: State, tx: Tx, body: ExtendSegments) -> None:
         price = max(entry.price, state.chain.price)
         require_price(contract, price)
         end = entry.end_epoch + body.epochs
+        require(end <= EPOCH_MAX, "too-long", f"nothing is paid beyond epoch {EPOCH_MAX}")
         longer = _paid_until(state, segment_id, segment, replace(entry, price=price), end)
         _keep(state, segment_id, replace(segment, price=max(segment.price, price)), at, longer)
         state.emit("extended", contract=body.contract, segment=segment_id, detail=f"until epoch {end}, at {price} a MiB-epoch")
