@@ -94,7 +94,8 @@ def _hosted(desk: LedgerDesk) -> Iterator[int]:
     stack = AsyncExitStack()
 
     async def start() -> int:
-        host = LedgerHost(HOST_KEY, EmbeddedEngine(desk.replica, now_ms=lambda: desk.now_ms[0]))
+        engine = EmbeddedEngine(desk.replica, now_ms=lambda: desk.now_ms[0])
+        host = LedgerHost(HOST_KEY, engine, genesis())
         return await host.start(stack)
 
     try:

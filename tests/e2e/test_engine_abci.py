@@ -190,7 +190,7 @@ async def test_a_client_of_a_host_over_cometbft_sees_the_same_ledger_as_over_any
         async with AsyncExitStack() as stack:
             stack.callback(replica.close)
             engine = AbciEngine(replica, listen=member.node.proxy_app, rpc=member.node.rpc)
-            host = LedgerHost(SigningKey(b"h" * 32), engine)
+            host = LedgerHost(SigningKey(b"h" * 32), engine, genesis)
             port = await host.start(stack)
             member.start_comet()
             ledger = await stack.enter_async_context(open_ledger(f"{id_text(host.node_id)}@127.0.0.1:{port}", network=NETWORK))
