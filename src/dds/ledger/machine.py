@@ -121,8 +121,6 @@ EPOCH_STEPS: Final[tuple[EpochStep, ...]] = (
     witnesses.open_epoch,
 )
 
-SINGLE_STEPS: Final = 2  # until nothing that was said before a pause is left to be judged; what follows is leapt over
-
 OK: Final = ""
 
 
@@ -161,10 +159,9 @@ def apply_block(state: State, network: str, txs: Sequence[bytes], context: Conte
 def begin_block(state: State, context: Context) -> tuple[Event, ...]:
     """Let the epochs end that the block's time has left behind."""
     present = state.params.epoch_of(context.time_ms)  # a block's time may not run back; where it does, the epoch stays
-    for single in range(SINGLE_STEPS + 1):
+    for beginning in (state.epoch + 1, present):  # of a pause the first boundary alone: it judges what was said before
         ending = state.epoch
-        if ending < present:
-            beginning = ending + 1 if single < SINGLE_STEPS else present
+        if ending < beginning <= present:
             for step in EPOCH_STEPS:
                 step(state, ending, beginning)
             state.set_chain(epoch=beginning)
