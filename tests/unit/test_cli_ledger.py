@@ -54,6 +54,7 @@ from dds.primitives.ids import id_text
 from dds.primitives.money import TOKEN
 from dds.primitives.units import GIB, MIB
 from dds.storage.home import ClientConfig, Home, write_client_config
+from dds.storage.ledger_home import LedgerHome
 from dds.storage.ledger_store import BlockRecord
 from dds.wire.codec import decode, encode
 from dds.wire.ledger import Settle, StripeRun, Transfer, sign_tx
@@ -401,6 +402,28 @@ def test_export_writes_every_block_whole_or_nothing(desk: LedgerDesk, tmp_path: 
     assert {path.name for path in tmp_path.iterdir() if "blocks" in path.name} == {"blocks.jsonl"}
 
 
+def test_init_makes_a_ledger_and_connects_the_home_to_it_once(tmp_path: Path, capsys: Capture) -> None:
+    def dds(*argv: str) -> int:
+        return run(["--home", str(tmp_path), "ledger", *argv])
+
+    assert dds("run") == exits.BAD_INPUT
+    assert "dds ledger init" in capsys.readouterr().err
+    for bad in (("--fund", "identity"), ("--fund", "nobody=1"), ("--fund", f"{TO}=9000001")):
+        assert dds("init", "--network", "own", *bad) == exits.BAD_INPUT
+    assert dds("init", "--network", "own", "--fund", f"{TO}=1", "--fund", f"{TO}=2") == exits.BAD_INPUT
+    assert dds("init", "--fund", f"{TO}=1") == exits.BAD_INPUT
+    assert not (tmp_path / "ledger").exists() and not (tmp_path / "config.toml").exists()
+    capsys.readouterr()
+    assert dds("init", "--network", "own", "--fund", f"{TO}=1", "--fund", "identity=2.5") == exits.OK
+    address = capsys.readouterr().out.strip()
+    config = Home.open(tmp_path).client_config()
+    assert (config.network, config.ledger) == ("own", address)
+    balances = [account.balance for account in LedgerHome(tmp_path / "ledger").genesis().accounts]
+    assert balances == [TOKEN, 2_500_000_000_000]
+    assert dds("init", "--network", "own", "--fund", f"{TO}=1") == exits.BAD_INPUT
+    assert Home.open(tmp_path).client_config().ledger == address
+
+
 # -- contracts ----------------------------------------------------------------------------------------------------------------
 
 
@@ -597,3 +620,15 @@ def test_a_node_is_explained_by_its_id_with_the_account_that_it_pays(idle_desk: 
     said = json_of(capsys)
     assert (said["kind"], said["node"]) == ("node", 1)
     assert (said["check"]["account"], said["check"]["holds"], said["check"]["by_node"]) == (id_text(OPERATOR.public), True, 0)
+
+
+def test_a_node_of_the_homes_devnet_is_known_by_its_name(desk: LedgerDesk, capsys: Capture) -> None:
+    member = {"name": "node-03", "id": id_text(NODES[1].public), "region": "r", "operator": "o", "subnet": "s"}
+    plan = {"version": 1, "network": NETWORK, "shape": {}, "members": [member | {"roles": ["ssn"], "address": "127.0.0.1:1"}]}
+    desk.home.devnet_dir.mkdir()
+    (desk.home.devnet_dir / "devnet.json").write_text(json.dumps(plan))
+    assert desk.run("explain", "node-03") == exits.OK
+    assert f"node-03 number 1, {id_text(NODES[1].public)}" in capsys.readouterr().out
+    assert desk.run("stake", "fund", "node-03", "5", "-y", "--wallet", "operator") == exits.OK
+    assert desk.run("explain", "node-04") == exits.BAD_INPUT
+    assert "node-03 to node-03" in capsys.readouterr().err
