@@ -19,14 +19,20 @@ from pathlib import Path
 from dds.apps.cli.main import run
 from dds.engines.embedded import EmbeddedEngine
 from dds.engines.replica import Replica
+from dds.ledger import rent
 from dds.ledger.genesis import GENESIS_VERSION, Genesis, GenesisAccount, GenesisNode, GenesisOperator
 from dds.ledger.params import Params
+from dds.ledger.records import CONTRACTS, RESERVATIONS, contract_id, reservation_id
+from dds.primitives.hashing import sha256
 from dds.primitives.ids import id_text
 from dds.primitives.keys import SigningKey
 from dds.primitives.money import TOKEN
+from dds.runtime.ledger_client import open_ledger
 from dds.runtime.ledger_host import LedgerHost
 from dds.storage.home import ClientConfig, Home, write_client_config
 from dds.storage.keyfile import create_key
+from dds.wire.ledger import AnyBody, RegisterSegments, Reserve, SegmentEntry, StripeRun, WitnessReport
+from dds.wire.receipts import RECEIPT_VERSION, Receipt, sign_receipt
 
 NETWORK = "desk"
 BEGAN_MS = 1_800_000_000_000
@@ -35,6 +41,7 @@ HOST_KEY, OPERATOR = SigningKey(b"\x21" * 32), SigningKey(b"\x22" * 32)
 CREATOR, STRANGER = SigningKey(b"\x23" * 32), SigningKey(b"\x24" * 32)
 NODES = [SigningKey(bytes([0x40 + number]) * 32) for number in range(3)]
 CREATOR_TOKENS = 1_000
+SLOT_BYTES = 1 << 18
 
 
 @dataclass
@@ -49,20 +56,64 @@ class LedgerDesk:
         """One command line on this home; the exit code."""
         return run(["--home", str(self.home.root), *argv])
 
+    def send(self, key: SigningKey, *bodies: AnyBody) -> None:
+        """Transactions of others, by the client that everybody uses."""
+
+        async def submit() -> None:
+            async with open_ledger(self.home.client_config().ledger, network=NETWORK) as client:
+                for body in bodies:
+                    await client.submit(key, body)
+
+        asyncio.run(submit())
+
+    def store(self, class_name: str, name: bytes) -> None:
+        """Reserve and register one segment of two stripes, 2+1, under the creator's contract, with every node's receipt."""
+        contract, stripes = contract_id(CREATOR.public, class_name), [StripeRun(2, 2, 1, SLOT_BYTES)]
+        found = self.replica.find(CONTRACTS, contract)
+        assert found is not None
+        self.send(CREATOR, Reserve(contract, 1, 3, 1, 2 * SLOT_BYTES))
+        identifier = reservation_id(contract, found.reservations)
+        reservation = self.replica.find(RESERVATIONS, identifier)
+        assert reservation is not None
+        segment, root = sha256(name), sha256(b"root of " + name)
+        receipts = [
+            Receipt(
+                RECEIPT_VERSION, NETWORK, identifier, segment, root, index, NODES[number].public,
+                rent.stripes_bytes(stripes, index), rent.leaf_count(stripes, index), 0,
+            )
+            for index, number in enumerate(reservation.chosen)
+        ]  # fmt: skip
+        raws = [sign_receipt(NODES[number], each) for number, each in zip(reservation.chosen, receipts, strict=True)]
+        self.send(CREATOR, RegisterSegments([SegmentEntry(identifier, segment, root, sha256(b"record"), stripes, raws)]))
+
+    def report(self, *passed: int) -> None:
+        """The witness says who passed the present epoch's audits, and the next epoch begins."""
+        bits = sum(1 << number for number in passed)
+        self.send(NODES[0], WitnessReport(self.replica.params.epoch_of(self.now_ms[0]), bytes([bits]), [], b"", b""))
+        self.pass_epochs(1)
+
     def pass_epochs(self, count: int) -> None:
         """The next block is so much later."""
         self.now_ms[0] += count * EPOCH_MS
 
 
 def genesis() -> Genesis:
-    """A creator with money, an operator with three nodes that ask different prices."""
+    """A creator with money, an operator with three nodes that ask different prices; the first of them is the witness too."""
     nodes = tuple(
         GenesisNode(
-            key.public, OPERATOR.public, OPERATOR.public, ("ssn",), f"region-{number}", f"net-{number}",
-            capacity_bytes=1 << 40, ask_price=1000 + 500 * (2 - number), term_epochs_max=8766, pool=50 * TOKEN,
+            node_id=key.public,
+            operator=OPERATOR.public,
+            payout=OPERATOR.public,
+            roles=("ssn", "witness") if number == 0 else ("ssn",),
+            region=f"region-{number}",
+            subnet=f"net-{number}",
+            capacity_bytes=1 << 40,
+            ask_price=1000 + 100 * (2 - number),
+            term_epochs_max=8766,
+            pool=50 * TOKEN,
         )
         for number, key in enumerate(NODES)
-    )  # fmt: skip
+    )
     return Genesis(
         GENESIS_VERSION,
         NETWORK,

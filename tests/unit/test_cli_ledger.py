@@ -49,15 +49,28 @@ from dds.ledger.records import (
 )
 from dds.ledger.records import NODES as NODE_TABLE
 from dds.primitives.errors import InputError
+from dds.primitives.hashing import sha256
 from dds.primitives.ids import id_text
 from dds.primitives.money import TOKEN
 from dds.primitives.units import GIB, MIB
 from dds.storage.home import ClientConfig, Home, write_client_config
+from dds.storage.ledger_home import LedgerHome
 from dds.storage.ledger_store import BlockRecord
 from dds.wire.codec import decode, encode
-from dds.wire.ledger import StripeRun, Transfer, sign_tx
+from dds.wire.ledger import Settle, StripeRun, Transfer, sign_tx
 from dds.wire.ledger_api import BlockReply
-from tests.ledger_desk import BEGAN_MS, CREATOR, NETWORK, NODES, OPERATOR, STRANGER, LedgerDesk, genesis, ledger_desk
+from tests.ledger_desk import (
+    BEGAN_MS,
+    CREATOR,
+    NETWORK,
+    NODES,
+    OPERATOR,
+    SLOT_BYTES,
+    STRANGER,
+    LedgerDesk,
+    genesis,
+    ledger_desk,
+)
 
 Capture = pytest.CaptureFixture[str]
 HOUR = Params()
@@ -68,6 +81,13 @@ CONTRACT, OTHER, SEGMENT = b"c" * 32, b"o" * 32, b"s" * 32
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[LedgerDesk]:
     with ledger_desk(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def idle_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LedgerDesk]:
+    """For commands that change nothing."""
+    with ledger_desk(tmp_path_factory.mktemp("idle")) as made:
         yield made
 
 
@@ -221,13 +241,13 @@ def test_a_wallet_that_others_can_read_is_not_used(desk: LedgerDesk, capsys: Cap
     assert "dds wallet new --wallet nobody" in capsys.readouterr().err
 
 
-def test_an_account_shows_what_it_has_wherever_it_is(desk: LedgerDesk, capsys: Capture) -> None:
-    assert desk.run("wallet", "show", "--json", "operator") == exits.OK
+def test_an_account_shows_what_it_has_wherever_it_is(idle_desk: LedgerDesk, capsys: Capture) -> None:
+    assert idle_desk.run("wallet", "show", "--json", "operator") == exits.OK
     said = json_of(capsys)
     assert (said["account"], said["exists"]) == (id_text(OPERATOR.public), True)
     assert (said["balance"], said["bond"], said["pools"]) == (500 * TOKEN, 200 * TOKEN, 150 * TOKEN)
     assert said["total"] == 850 * TOKEN
-    assert desk.run("wallet", "show", TO) == exits.OK
+    assert idle_desk.run("wallet", "show", TO) == exits.OK
     out, err = capsys.readouterr()
     assert "0 ECHO" in out and "does not know this account yet" in err
 
@@ -245,10 +265,10 @@ def test_send_moves_what_it_says_from_the_wallet_it_names(desk: LedgerDesk, caps
     assert [account and account.balance for account in balances] == [988 * TOKEN, 499_500_000_000_000, 12_500_000_000_000]
 
 
-def test_nothing_is_sent_without_a_yes(desk: LedgerDesk, capsys: Capture) -> None:
-    assert desk.run("wallet", "send", TO, "1") == exits.BAD_INPUT
+def test_nothing_is_sent_without_a_yes(idle_desk: LedgerDesk, capsys: Capture) -> None:
+    assert idle_desk.run("wallet", "send", TO, "1") == exits.BAD_INPUT
     assert "--yes" in capsys.readouterr().err
-    assert desk.replica.height == 0
+    assert idle_desk.replica.height == 0
 
 
 @pytest.mark.parametrize(
@@ -276,17 +296,17 @@ def test_nothing_is_sent_without_a_yes(desk: LedgerDesk, capsys: Capture) -> Non
     ],
 )
 def test_bad_words_are_refused_in_one_line_before_anything_is_sent(
-    desk: LedgerDesk, argv: list[str], told: str, capsys: Capture
+    idle_desk: LedgerDesk, argv: list[str], told: str, capsys: Capture
 ) -> None:
-    assert desk.run(*argv) == exits.BAD_INPUT
+    assert idle_desk.run(*argv) == exits.BAD_INPUT
     out, err = capsys.readouterr()
     assert out == "" and told in err.splitlines()[0]
-    assert desk.replica.height == 0
+    assert idle_desk.replica.height == 0
 
 
-def test_what_is_not_there_is_not_found(desk: LedgerDesk, capsys: Capture) -> None:
+def test_what_is_not_there_is_not_found(idle_desk: LedgerDesk, capsys: Capture) -> None:
     for argv in (["contract", "show", "standard"], ["stake", "show"], ["stake", "fund", "7", "1", "-y"], ["explain", TO]):
-        assert desk.run(*argv) == exits.NOT_FOUND
+        assert idle_desk.run(*argv) == exits.NOT_FOUND
         assert "hint: " in capsys.readouterr().err
 
 
@@ -313,25 +333,25 @@ def test_a_home_without_a_ledger_says_how_to_name_one(tmp_path: Path, argv: list
     assert "names no ledger" in err and 'ledger = "NODEID@host:port"' in err
 
 
-def test_the_price_and_the_asks_are_shown_the_cheapest_first(desk: LedgerDesk, capsys: Capture) -> None:
-    assert desk.run("market", "asks", "--json", "--limit", "2") == exits.OK
+def test_the_price_and_the_asks_are_shown_the_cheapest_first(idle_desk: LedgerDesk, capsys: Capture) -> None:
+    assert idle_desk.run("market", "asks", "--json", "--limit", "2") == exits.OK
     said = json_of(capsys)
-    assert [(node["number"], node["ask_price"]) for node in said["asks"]] == [(2, 1000), (1, 1500)]
+    assert [(node["number"], node["ask_price"]) for node in said["asks"]] == [(2, 1000), (1, 1100)]
     assert (said["more"], said["not_looked_at"]) == (1, 0)
-    assert desk.run("market", "asks", "--limit", "1") == exits.OK
+    assert idle_desk.run("market", "asks", "--limit", "1") == exits.OK
     assert "2 more: --limit 3" in capsys.readouterr().err
-    assert desk.run("market", "price", "--json") == exits.OK
+    assert idle_desk.run("market", "price", "--json") == exits.OK
     assert json_of(capsys)["ceiling"] == 3 * 1325
 
 
-def test_a_quote_adds_up(desk: LedgerDesk, capsys: Capture) -> None:
-    assert desk.run("market", "quote", "10GiB", "-k", "4", "-m", "2", "--epochs", "60d", "--json") == exits.OK
+def test_a_quote_adds_up(idle_desk: LedgerDesk, capsys: Capture) -> None:
+    assert idle_desk.run("market", "quote", "10GiB", "-k", "4", "-m", "2", "--epochs", "60d", "--json") == exits.OK
     said = json_of(capsys)
     due = said["quote"]
     assert (said["class_name"], said["epochs"], said["stored"]) == ("custom", 1440, 15 * GIB)
     assert said["total"] == due["rent"] + due["fee"] + due["reserve"] == rent.quote(HOUR, [15 * GIB], 1325, 1440).total
     assert said["gib_month"] == -(-said["total"] // 20)
-    assert desk.run("market", "quote", "10GiB") == exits.OK
+    assert idle_desk.run("market", "quote", "10GiB") == exits.OK
     assert "1.60 x the size" in capsys.readouterr().out
 
 
@@ -380,6 +400,28 @@ def test_export_writes_every_block_whole_or_nothing(desk: LedgerDesk, tmp_path: 
     assert desk.run("ledger", "export", str(target)) == exits.BAD_INPUT
     assert desk.run("ledger", "export", str(tmp_path / "no" / "x")) == exits.FAILED
     assert {path.name for path in tmp_path.iterdir() if "blocks" in path.name} == {"blocks.jsonl"}
+
+
+def test_init_makes_a_ledger_and_connects_the_home_to_it_once(tmp_path: Path, capsys: Capture) -> None:
+    def dds(*argv: str) -> int:
+        return run(["--home", str(tmp_path), "ledger", *argv])
+
+    assert dds("run") == exits.BAD_INPUT
+    assert "dds ledger init" in capsys.readouterr().err
+    for bad in (("--fund", "identity"), ("--fund", "nobody=1"), ("--fund", f"{TO}=9000001")):
+        assert dds("init", "--network", "own", *bad) == exits.BAD_INPUT
+    assert dds("init", "--network", "own", "--fund", f"{TO}=1", "--fund", f"{TO}=2") == exits.BAD_INPUT
+    assert dds("init", "--fund", f"{TO}=1") == exits.BAD_INPUT
+    assert not (tmp_path / "ledger").exists() and not (tmp_path / "config.toml").exists()
+    capsys.readouterr()
+    assert dds("init", "--network", "own", "--fund", f"{TO}=1", "--fund", "identity=2.5") == exits.OK
+    address = capsys.readouterr().out.strip()
+    config = Home.open(tmp_path).client_config()
+    assert (config.network, config.ledger) == ("own", address)
+    balances = [account.balance for account in LedgerHome(tmp_path / "ledger").genesis().accounts]
+    assert balances == [TOKEN, 2_500_000_000_000]
+    assert dds("init", "--network", "own", "--fund", f"{TO}=1") == exits.BAD_INPUT
+    assert Home.open(tmp_path).client_config().ledger == address
 
 
 # -- contracts ----------------------------------------------------------------------------------------------------------------
@@ -446,6 +488,40 @@ def test_an_endowment_is_given_shown_and_spent(desk: LedgerDesk, capsys: Capture
     assert (found["pool"], found["given"], found["spent"], found["years_tenths"]) == (9 * TOKEN, 9 * TOKEN, 0, None)
     assert desk.run("endow", "--show") == exits.OK
     assert "nothing is stored under this contract now" in capsys.readouterr().out
+
+
+def test_what_is_stored_is_paid_for_shown_and_explained_to_the_last_unit(desk: LedgerDesk, capsys: Capture) -> None:
+    desk.run("contract", "open", "custom", "-k", "2", "-m", "1", "--deposit", "1", "--term", "10", "-y")
+    desk.store("custom", b"one")
+    desk.pass_epochs(1)  # about the first epoch nobody reports: no committee was drawn for it
+    for _ in range(3):
+        desk.report(0, 1, 2)
+    desk.report(0, 2)  # node 1 missed one
+    desk.report(0, 1, 2)
+    desk.send(CREATOR, Settle([sha256(b"one")]))
+    capsys.readouterr()
+    assert desk.run("contract", "show", "custom", "--json") == exits.OK
+    shown = json_of(capsys)
+    (segment,) = shown["paying"]
+    assert (segment["segment"], segment["fragment_bytes"]) == (id_text(sha256(b"one")), 6 * SLOT_BYTES)
+    assert shown["rent_per_epoch"] == rent.rent(6 * SLOT_BYTES, segment["price"], 1)
+    assert 0 < segment["prepaid"] < 10 * shown["rent_per_epoch"]
+    assert shown["escrow_lasts_epochs"] > 100_000
+    assert desk.run("contract", "show", "custom", "--verbose") == exits.OK
+    assert id_text(sha256(b"one")) in capsys.readouterr().out
+    assert desk.run("explain", "operator") == exits.OK
+    assert "sum of events = balance change, checked" in capsys.readouterr().out
+    for number, withheld in ((1, True), (2, False)):
+        assert desk.run("explain", id_text(NODES[number].public), "--json") == exits.OK
+        told = json_of(capsys)
+        names = {total["name"]: total for total in told["totals"]}
+        assert told["check"]["holds"] and told["check"]["by_node"] == told["balance_change"] >= names["pay"]["delta"] > 0
+        assert ("withheld" in names) is withheld
+    assert desk.run("explain", id_text(sha256(b"one"))) == exits.OK
+    assert "segment" in capsys.readouterr().out
+    assert desk.run("ledger", "verify", "--json") == exits.OK
+    verified = json_of(capsys)
+    assert verified["holds"] and verified["held"]["prepaid rent"] > 0
 
 
 # -- operators ----------------------------------------------------------------------------------------------------------------
@@ -539,8 +615,20 @@ def test_an_event_that_was_left_out_shows(desk: LedgerDesk, tmp_path: Path, caps
     assert "WRONG: sum of events is not the balance change" in out and "dds ledger verify" in err
 
 
-def test_a_node_is_explained_by_its_id_with_the_account_that_it_pays(desk: LedgerDesk, capsys: Capture) -> None:
-    assert desk.run("explain", id_text(NODES[1].public), "--json") == exits.OK
+def test_a_node_is_explained_by_its_id_with_the_account_that_it_pays(idle_desk: LedgerDesk, capsys: Capture) -> None:
+    assert idle_desk.run("explain", id_text(NODES[1].public), "--json") == exits.OK
     said = json_of(capsys)
     assert (said["kind"], said["node"]) == ("node", 1)
     assert (said["check"]["account"], said["check"]["holds"], said["check"]["by_node"]) == (id_text(OPERATOR.public), True, 0)
+
+
+def test_a_node_of_the_homes_devnet_is_known_by_its_name(desk: LedgerDesk, capsys: Capture) -> None:
+    member = {"name": "node-03", "id": id_text(NODES[1].public), "region": "r", "operator": "o", "subnet": "s"}
+    plan = {"version": 1, "network": NETWORK, "shape": {}, "members": [member | {"roles": ["ssn"], "address": "127.0.0.1:1"}]}
+    desk.home.devnet_dir.mkdir()
+    (desk.home.devnet_dir / "devnet.json").write_text(json.dumps(plan))
+    assert desk.run("explain", "node-03") == exits.OK
+    assert f"node-03 number 1, {id_text(NODES[1].public)}" in capsys.readouterr().out
+    assert desk.run("stake", "fund", "node-03", "5", "-y", "--wallet", "operator") == exits.OK
+    assert desk.run("explain", "node-04") == exits.BAD_INPUT
+    assert "node-03 to node-03" in capsys.readouterr().err
