@@ -106,9 +106,10 @@ class _Waits:
                 self._forget(tx_id, wait)
 
     def settle(self, tx_id: bytes, outcome: Outcome) -> None:
-        for place, wait in enumerate(self._by_id.pop(tx_id, ())):
-            if not wait.done():
-                wait.set_result(outcome if place == 0 else USED)
+        """The outcome is for the first who still waits: it happened once, so one is told so."""
+        still_waiting = [wait for wait in self._by_id.pop(tx_id, ()) if not wait.done()]
+        for place, wait in enumerate(still_waiting):
+            wait.set_result(outcome if place == 0 else USED)
 
     def abandon(self, error: DDSError) -> None:
         for waits in self._by_id.values():
