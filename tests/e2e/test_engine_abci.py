@@ -18,7 +18,9 @@ from dds.primitives.errors import LedgerRefused, UnavailableError
 from dds.primitives.ids import id_text
 from dds.primitives.keys import SigningKey
 from dds.runtime.ledger_client import open_ledger
+from dds.runtime.ledger_engines import open_engine
 from dds.runtime.ledger_host import LedgerHost
+from dds.storage.ledger_home import LedgerConfig
 from dds.wire.ledger import Transfer, sign_tx
 from tests.comet_net import KEYS, NETWORK, Member, comet_net, genesis_now, needs_cometbft, wait_until
 
@@ -35,7 +37,6 @@ async def engine_of(member: Member, genesis: Genesis, submit_timeout_s: float = 
         yield engine
     finally:
         await engine.stop()
-        replica.close()
 
 
 async def ready(holds: Callable[[], bool], seconds: float, what: str) -> None:
@@ -186,11 +187,10 @@ async def test_the_same_bytes_count_once_and_one_sender_is_told_so() -> None:
 async def test_a_client_of_a_host_over_cometbft_sees_the_same_ledger_as_over_any_engine() -> None:
     genesis = genesis_now()
     with comet_net(1, genesis) as (member,):
-        replica = Replica.open(member.store, genesis, engine="abci")
+        key = SigningKey(b"h" * 32)
+        config = LedgerConfig(engine="abci", abci_listen=member.node.proxy_app, abci_rpc=member.node.rpc)
         async with AsyncExitStack() as stack:
-            stack.callback(replica.close)
-            engine = AbciEngine(replica, listen=member.node.proxy_app, rpc=member.node.rpc)
-            host = LedgerHost(SigningKey(b"h" * 32), engine, genesis)
+            host = LedgerHost(key, open_engine(config, member.store, genesis, key), genesis)
             port = await host.start(stack)
             member.start_comet()
             ledger = await stack.enter_async_context(open_ledger(f"{id_text(host.node_id)}@127.0.0.1:{port}", network=NETWORK))

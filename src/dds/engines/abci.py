@@ -27,7 +27,10 @@ USED: Final = Outcome(0, "bad-nonce", "the same bytes were sent before")  # they
 
 
 class AbciEngine:
-    """An `Engine`. `listen`: where CometBFT finds us, its `proxy_app`; `rpc`: where we find it, http://host:port."""
+    """An `Engine`; it closes its replica when it stops.
+
+    `listen`: where CometBFT finds us, its `proxy_app`; `rpc`: where we find it, http://host:port.
+    """
 
     name = "abci"
 
@@ -57,6 +60,7 @@ class AbciEngine:
         self._waits.abandon(UnavailableError("the ledger is stopping"))
         await self._rpc.close()
         await self._server.stop()
+        await asyncio.to_thread(self._replica.close)
 
     async def submit(self, raws: Sequence[bytes]) -> list[Outcome]:
         """As engines/port.py says. What CometBFT does not take into a block has an outcome of height 0.
