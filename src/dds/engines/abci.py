@@ -27,7 +27,10 @@ USED: Final = Outcome(0, "bad-nonce", "the same bytes were sent before")  # they
 
 
 class AbciEngine:
-    """An `Engine`. `listen`: where CometBFT finds us, its `proxy_app`; `rpc`: where we find it, http://host:port."""
+    """An `Engine`; it closes its replica when it stops.
+
+    `listen`: where CometBFT finds us, its `proxy_app`; `rpc`: where we find it, http://host:port.
+    """
 
     name = "abci"
 
@@ -57,6 +60,7 @@ class AbciEngine:
         self._waits.abandon(UnavailableError("the ledger is stopping"))
         await self._rpc.close()
         await self._server.stop()
+        await asyncio.to_thread(self._replica.close)
 
     async def submit(self, raws: Sequence[bytes]) -> list[Outcome]:
         """As engines/port.py says. What CometBFT does not take into a block has an outcome of height 0.
@@ -106,9 +110,10 @@ class _Waits:
                 self._forget(tx_id, wait)
 
     def settle(self, tx_id: bytes, outcome: Outcome) -> None:
-        for place, wait in enumerate(self._by_id.pop(tx_id, ())):
-            if not wait.done():
-                wait.set_result(outcome if place == 0 else USED)
+        """The outcome is for the first who still waits: it happened once, so one is told so."""
+        still_waiting = [wait for wait in self._by_id.pop(tx_id, ()) if not wait.done()]
+        for place, wait in enumerate(still_waiting):
+            wait.set_result(outcome if place == 0 else USED)
 
     def abandon(self, error: DDSError) -> None:
         for waits in self._by_id.values():

@@ -6,6 +6,7 @@ Decides nothing but that. Engines are imported when they are asked for: one host
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from dds.engines.port import Engine
 from dds.engines.replica import Replica
@@ -14,6 +15,8 @@ from dds.primitives.errors import ConfigError
 from dds.primitives.ids import parse_id
 from dds.primitives.keys import SigningKey
 from dds.storage.ledger_home import LedgerConfig
+
+ABCI_SOCKET: Final = "abci.sock"  # beside the ledger's file
 
 
 def open_engine(config: LedgerConfig, path: Path, genesis: Genesis, key: SigningKey) -> Engine:
@@ -30,6 +33,11 @@ def open_engine(config: LedgerConfig, path: Path, genesis: Genesis, key: Signing
             return EmbeddedEngine(Replica.open(path, genesis, engine=config.engine))
         case "nats":
             return _open_nats(config, path, genesis, key)
+        case "abci":
+            from dds.engines.abci import AbciEngine
+
+            listen = config.abci_listen or f"unix://{path.absolute().with_name(ABCI_SOCKET)}"
+            return AbciEngine(Replica.open(path, genesis, engine=config.engine), listen=listen, rpc=config.abci_rpc)
 
 
 def _open_nats(config: LedgerConfig, path: Path, genesis: Genesis, key: SigningKey) -> Engine:

@@ -27,6 +27,7 @@ from dds.wire.codec import decode, encode
 
 SERVERS_MAX: Final = 16
 Url = Annotated[str, msgspec.Meta(pattern=r"^[a-z]+://[!-~]{1,256}$")]
+Listen = Annotated[str, msgspec.Meta(pattern=r"^((unix|tcp)://[!-~]{1,256})?$")]
 HostID = Annotated[str, msgspec.Meta(pattern=r"^[a-z2-7]{52}$")]
 
 
@@ -34,12 +35,14 @@ HostID = Annotated[str, msgspec.Meta(pattern=r"^[a-z2-7]{52}$")]
 class LedgerConfig:
     """ledger.toml."""
 
-    engine: Literal["embedded", "nats"] = "embedded"
+    engine: Literal["embedded", "nats", "abci"] = "embedded"
     host: Host = "127.0.0.1"  # bound; never all interfaces unless the operator writes so
     port: Port = 0  # 0: any free one at the first start, kept from then on
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     nats_servers: Annotated[tuple[Url, ...], msgspec.Meta(max_length=SERVERS_MAX)] = ()
     nats_sequencers: Annotated[tuple[HostID, ...], msgspec.Meta(max_length=SERVERS_MAX)] = ()  # the same list at each host
+    abci_listen: Listen = ""  # CometBFT's proxy_app; by default unix://ROOT/abci.sock
+    abci_rpc: Url = "http://127.0.0.1:26657"  # CometBFT's rpc.laddr, as http
 
 
 @dataclass(frozen=True, slots=True)
