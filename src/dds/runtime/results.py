@@ -29,6 +29,20 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Payment:
+    """What a put was charged, in base units."""
+
+    contract: bytes
+    price: int  # per MiB-epoch
+    term_epochs: int
+    rent: int
+    fee: int
+    reserve: int  # for repairs; what is not needed comes back, as rent that nobody earned does
+    segments: int  # registered
+    sponsored: int  # stored before, and paid for by this put too
+
+
+@dataclass(frozen=True, slots=True)
 class PutResult:
     content: CID
     kind: str
@@ -47,6 +61,7 @@ class PutResult:
     seconds: float
     reused_from_others_bytes: int = 0  # of reused_bytes: encoded by other publishers, read back and checked
     notes: list[str] = field(default_factory=list)  # bent rules, replaced nodes
+    payment: Payment | None = None  # where the network is paid
     losses_survived: int | None = None  # with ack "fast": how many nodes of any segment may go at this moment
 
 
