@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from dds.erasure.geometry import Geometry
+from dds.erasure.geometry import CUSTOM_CLASS, Geometry, class_geometry
 from dds.ledger.params import Params
 from dds.ledger.records import (
     ACCOUNTS,
@@ -43,9 +43,10 @@ from dds.primitives.hashing import sha256
 from dds.primitives.ids import NodeID, SegmentID
 from dds.primitives.keys import SigningKey
 from dds.primitives.money import format_tokens
-from dds.protocol.quote import PutQuote, put_quote
+from dds.protocol.quote import PutQuote, parse_term, put_quote
 from dds.runtime.ledger_client import LedgerClient
-from dds.runtime.results import Payment
+from dds.runtime.results import Payment, PutOptions
+from dds.transport.client import PeerClient
 from dds.wire.ledger import (
     CancelReservations,
     ExtendSegments,
@@ -63,17 +64,9 @@ from dds.wire.segment import EncodingRecord, StripeShape
 
 log = logging.getLogger(__name__)
 
-TERM_EPOCHS: Final = 720  # when nobody says otherwise: 30 days of hours
+TERM: Final = "720"  # epochs, when nobody says otherwise: 30 days of hours
 SEGMENT_EXISTS: Final = "segment-exists"
 PRICE_HEADROOM: Final = 2  # a new contract's limit, in multiples of the price that was quoted
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What a put's owner agrees to."""
-
-    term_epochs: int = TERM_EPOCHS
-    price_max: int | None = None  # per MiB-epoch; None: PRICE_HEADROOM x the price quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,57 +118,78 @@ class ContractDesk:
     key: SigningKey
     class_name: str
     geometry: Geometry
-    terms: Terms
+    term: str  # "30d", or a number of epochs
+    price_max: int | None  # per MiB-epoch; None: PRICE_HEADROOM x the price quoted
     confirm: Confirm
     spent: Spent = field(default_factory=Spent)
     _params: Params = field(default_factory=Params)
     _contract: bytes = b""
     _price: int = 0
+    _epochs: int = 0
     _open: set[bytes] = field(default_factory=set)  # reservations not registered yet
     _one: asyncio.Lock = field(default_factory=asyncio.Lock)  # escrow is looked at and topped up by one segment at a time
+
+    async def offer(self, data_bytes: int | None) -> Offer:
+        """What a put of `data_bytes` costs at most, and how it would be paid. Nothing is changed by asking.
+
+        Raises:
+            InputError: the price is above the limit, or the account has too little.
+        """
+        return (await self._look(data_bytes))[0]
 
     async def begin(self, data_bytes: int | None) -> None:
         """Quote, ask, and see to the escrow. `data_bytes` None: a stream, which is paid for segment by segment.
 
         Raises:
-            InputError: the quote was declined, or the account cannot pay it.
+            InputError: the quote was declined, or cannot be paid.
         """
-        self._contract = contract_id(self.key.public, self.class_name)
-        wanted = ((PARAMS, b""), (CHAIN, b""), (CONTRACTS, self._contract), (ACCOUNTS, self.key.public))
-        params, chain, contract, account = await self.ledger.find_many(wanted)
-        self._params = params
-        offer = self._offer(data_bytes or 0, chain, contract, account or Account())
+        offer, contract = await self._look(data_bytes)
         if not self.confirm(offer):
             raise InputError("the quote was not accepted: nothing was stored", hint="accept it with --yes")
+        await self._agree(contract, offer)
+
+    async def _look(self, data_bytes: int | None) -> tuple[Offer, Contract | None]:
+        self._contract = contract_id(self.key.public, self.class_name)
+        params, chain, contract, account = await asyncio.gather(
+            self.ledger.find(PARAMS),
+            self.ledger.find(CHAIN),
+            self.ledger.find(CONTRACTS, self._contract),
+            self.ledger.find(ACCOUNTS, self.key.public),
+        )
+        if params is None or chain is None:
+            raise UnavailableError("the ledger has no parameters yet", hint="is it set up? dds ledger status")
+        self._params, self._price = params, chain.price
+        self._epochs = parse_term(self.term or TERM, params.epoch_ms)
+        if contract is not None and contract.cancelled_epoch >= 0:
+            contract = None
+        offer = self._offer(data_bytes or 0, chain, contract, account or Account())
         if offer.balance < offer.deposit:
             raise InputError(
                 f"the account has {format_tokens(offer.balance)}, and {format_tokens(offer.deposit)} are needed",
-                hint="dds wallet show; somebody must send it tokens",
+                hint="look at it with 'dds wallet show'; somebody must send it tokens",
             )
-        self._price = chain.price
-        await self._agree(contract, offer)
+        return offer, contract
 
     def _offer(self, data_bytes: int, chain: Chain, contract: Contract | None, account: Account) -> Offer:
-        bound = put_quote(self._params, self.geometry, data_bytes, chain.price, self.terms.term_epochs)
-        limit = self.terms.price_max
-        limit = chain.price * PRICE_HEADROOM if limit is None else limit
+        bound = put_quote(self._params, self.geometry, data_bytes, chain.price, self._epochs)
+        limit = chain.price * PRICE_HEADROOM if self.price_max is None else self.price_max
         if chain.price > limit:
             raise InputError(
                 f"the price is {format_tokens(bound.price_per_tib_month)} per TiB and 720 epochs, above your limit",
                 hint="raise --max-price, or wait: dds market price",
             )
-        escrow = contract.escrow if contract is not None and contract.cancelled_epoch < 0 else 0
+        escrow = 0 if contract is None else contract.escrow
         deposit = max(0, bound.total - escrow)
         return Offer(bound, limit, chain.reference, escrow, account.balance, deposit, self._params.epoch_ms)
 
     async def _agree(self, contract: Contract | None, offer: Offer) -> None:
         k, m = self.geometry
-        if contract is None or contract.cancelled_epoch >= 0:
-            body = OpenContract(self.class_name, k, m, self.terms.term_epochs, offer.price_max, offer.deposit)
+        if contract is None:
+            body = OpenContract(self.class_name, k, m, self._epochs, offer.price_max, offer.deposit)
             await self.ledger.submit(self.key, body)
         else:
-            if (contract.term_epochs, contract.price_max) != (self.terms.term_epochs, offer.price_max):
-                await self.ledger.submit(self.key, SetContract(self._contract, self.terms.term_epochs, offer.price_max))
+            if (contract.term_epochs, contract.price_max) != (self._epochs, offer.price_max):
+                await self.ledger.submit(self.key, SetContract(self._contract, self._epochs, offer.price_max))
             if offer.deposit:
                 await self.ledger.submit(self.key, TopUp(self._contract, offer.deposit))
         self.spent.deposited += offer.deposit
@@ -189,7 +203,7 @@ class ContractDesk:
             LedgerRefused: not enough nodes, or above the price limit.
         """
         async with self._one:
-            await self._cover(quote(self._params, [fragment_bytes_max] * width, self._price, self.terms.term_epochs).total)
+            await self._cover(quote(self._params, [fragment_bytes_max] * width, self._price, self._epochs).total)
             done = await self.ledger.submit(self.key, Reserve(self._contract, 1, width, m, fragment_bytes_max))
         identifier = next(event.evidence for event in done.events if event.name == "reserved")
         self._open.add(identifier)
@@ -235,7 +249,7 @@ class ContractDesk:
             return await self.reuse(record.segment_id, record, set(range(len(record.stripes))))
         self._open.discard(reserved)
         self.spent.segments += 1
-        self._charge(_sizes_of(record, set(range(len(record.stripes)))), self._price, self.terms.term_epochs)
+        self._charge(_sizes_of(record, set(range(len(record.stripes)))), self._price, self._epochs)
         return None
 
     def payment(self) -> Payment:
@@ -243,7 +257,7 @@ class ContractDesk:
         return Payment(
             contract=self._contract,
             price=self._price,
-            term_epochs=self.terms.term_epochs,
+            term_epochs=self._epochs,
             rent=spent.rent,
             fee=spent.fee,
             reserve=spent.reserve,
@@ -272,18 +286,18 @@ class ContractDesk:
         ours = next((sponsor for sponsor in segment.sponsors if sponsor.contract == self._contract), None)
         chain = await self.ledger.find(CHAIN)
         assert chain is not None
-        end = chain.epoch + self.terms.term_epochs
+        end = chain.epoch + self._epochs
         sizes = _sizes_of(record, stripes)
         try:
             async with self._one:
                 if ours is None or wanted & ~ours.stripes:
-                    await self._cover(quote(self._params, sizes, segment.price, self.terms.term_epochs).total)
-                    self._charge(sizes, segment.price, self.terms.term_epochs)
+                    await self._cover(quote(self._params, sizes, segment.price, self._epochs).total)
+                    self._charge(sizes, segment.price, self._epochs)
                     mask = wanted.to_bytes(8, "little")
                     await self.ledger.submit(self.key, Sponsor(self._contract, segment_id, mask))
                 elif ours.end_epoch < end:
                     more = end - ours.end_epoch
-                    await self._cover(quote(self._params, sizes, max(segment.price, chain.price), self.terms.term_epochs).total)
+                    await self._cover(quote(self._params, sizes, max(segment.price, chain.price), self._epochs).total)
                     await self.ledger.submit(self.key, ExtendSegments(self._contract, [segment_id], more))
                 else:
                     return None
@@ -306,6 +320,20 @@ class ContractDesk:
             if unspent > 0:
                 await self.ledger.submit(self.key, WithdrawEscrow(self._contract, unspent))
                 self.spent.deposited -= unspent
+
+
+def open_desk(client: PeerClient, ledger: str, key: SigningKey, options: PutOptions, confirm: Confirm) -> ContractDesk | None:
+    """The desk of one put, or None where the network is not paid (no ledger is configured)."""
+    if not ledger:
+        return None
+    geometry = class_geometry(options.class_name, options.k, options.m)
+    name = options.class_name if options.class_name != CUSTOM_CLASS else f"{CUSTOM_CLASS}-{geometry.k}-{geometry.m}"
+    return ContractDesk(LedgerClient(client, ledger), key, name, geometry, options.term, options.price_max, confirm)
+
+
+def accept(_offer: Offer) -> bool:
+    """For programs: their limit is `price_max`."""
+    return True
 
 
 def stripe_runs(stripes: Sequence[StripeShape]) -> list[StripeRun]:

@@ -94,8 +94,8 @@ class Put:
     _started: float = field(default_factory=time.monotonic)
     _stop: bool = False
 
-    async def run(self, source: Source, total_bytes: int | None = None) -> PutResult:
-        """Put `source`.
+    async def run(self, source: Source, total_bytes: int | None = None, block_bytes: int | None = None) -> PutResult:
+        """Put `source`. `total_bytes` is for the progress; `block_bytes`, of all blocks that it becomes, for the quote.
 
         Raises:
             InputError, SourceChangedError: about the source.
@@ -103,9 +103,9 @@ class Put:
         """
         geometry = self._geometry()
         if self.desk is not None:
-            await self.desk.begin(total_bytes)
+            await self.desk.begin(block_bytes)
         packer = self._packer = Packer(geometry, self.options.class_name, self)
-        self._segments = self._new_segments(_source_key(source, self.options, self.network.key.public), total_bytes)
+        self._segments = self._new_segments(_source_key(source, self.options, self.network.key.public), block_bytes)
         reuse = Reuse(self.network, self.catalog, geometry, self.options.dedup, self._notes)
         ahead = self._ahead = LookAhead(reuse, self.catalog, self._loop, self._await)
         self._rows = reuse.rows
@@ -136,7 +136,7 @@ class Put:
         await asyncio.to_thread(self._remember, source, manifest)
         return self._result(built, manifest, packer)
 
-    def _new_segments(self, source_key: bytes, total_bytes: int | None) -> NewSegments:
+    def _new_segments(self, source_key: bytes, block_bytes: int | None) -> NewSegments:
         return NewSegments(
             self.network,
             self.catalog,
@@ -146,7 +146,7 @@ class Put:
             start_of=self._start_of,
             desk=self.desk,
             notes=self._notes,
-            total_bytes=total_bytes,
+            block_bytes=block_bytes,
         )
 
     def _start_of(self, segment: int) -> int:
@@ -239,7 +239,7 @@ class Put:
         parts = split_runs(packer.runs, width)
         bodies = [self._body(part, sent) for part in parts]
         self._segments.source_key = tagged_hash(b"dds/put-sections/v1", self._segments.source_key)
-        self._segments.total_bytes = None
+        self._segments.block_bytes = None
         meta = self._packer = Packer(packer.geometry, self.options.class_name, self, first_segment=max(sent, default=-1) + 1)
         sections: list[Section] = []
         position = 0

@@ -62,7 +62,7 @@ class NewSegments:
     start_of: Callable[[int], int]
     desk: ContractDesk | None
     notes: list[str]
-    total_bytes: int | None = None
+    block_bytes: int | None = None
     origin: PutOrigin | None = None
     senders: dict[int, SegmentSender] = field(default_factory=dict)
     finishing: dict[int, asyncio.Task[SentSegment]] = field(default_factory=dict)
@@ -121,9 +121,9 @@ class NewSegments:
         if last:
             return stripe.shape.slot_bytes
         whole = STRIPES_PER_SEGMENT_MAX * SLOT_BYTES_MAX
-        if self.total_bytes is None:
+        if self.block_bytes is None:
             return whole
-        return min(whole, max(sizes_by_index(next(segments_of(self._geometry, self.total_bytes)))))
+        return min(whole, max(sizes_by_index(next(segments_of(self._geometry, self.block_bytes)))))
 
     def _note_bends(self, bends: list[str]) -> None:
         self.notes += [text for text in bends if text not in self.notes]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from dds.primitives.cid import CID
 from dds.primitives.ids import NodeID, PublisherID, SegmentID
+from dds.wire.origin import Payment
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,8 @@ class PutOptions:
     follow_symlinks: bool = False
     ack: str = "all"  # "fast" returns at k + ceil(2m/3) receipts and needs a running origin daemon
     dedup: str = "network"  # what need not be sent: "network" asks for it there, "home" knows this home's puts only, "off" none
+    term: str = ""  # how long it is paid for, where the network is paid: "30d", or a number of epochs; empty: 720 epochs
+    price_max: int | None = None  # per MiB-epoch; None: twice the price that was quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,20 +29,6 @@ class Progress:
     done_bytes: int
     total_bytes: int | None = None
     detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Payment:
-    """What a put was charged, in base units."""
-
-    contract: bytes
-    price: int  # per MiB-epoch
-    term_epochs: int
-    rent: int
-    fee: int
-    reserve: int  # for repairs; what is not needed comes back, as rent that nobody earned does
-    segments: int  # registered
-    sponsored: int  # stored before, and paid for by this put too
 
 
 @dataclass(frozen=True, slots=True)
