@@ -28,7 +28,9 @@ NODE = id_text(bytes(range(32)))
 
 
 def test_written_configurations_read_back_the_same(tmp_path: Path) -> None:
-    client = ClientConfig(network="net-1", bootstrap=(f"{NODE}@127.0.0.1:7001",), dht_bootstrap=("[::1]:7002",))
+    client = ClientConfig(
+        network="net-1", bootstrap=(f"{NODE}@127.0.0.1:7001",), dht_bootstrap=("[::1]:7002",), ledger=f"{NODE}@[::1]:7003"
+    )
     node = NodeConfig(name="n00", network="net-1", port=7001, roles=("ssn", "origin"), advertised=("example.org:80",))
     write_client_config(tmp_path / "config.toml", client)
     write_node_config(tmp_path / "node.toml", node)
@@ -59,6 +61,23 @@ def test_a_bad_value_is_refused_naming_file_and_key(tmp_path: Path, text: str, k
         load_node_config(path)
     assert str(path) in caught.value.message
     assert key in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "address", ["nobody", f"{NODE}@", f"{NODE}@host", f"{NODE}@host:0", f"{NODE[:-1]}1@host:1", "127.0.0.1:7001"]
+)
+def test_a_ledger_that_is_no_node_address_is_refused(tmp_path: Path, address: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(f'network = "n"\nledger = "{address}"\n')
+    with pytest.raises(ConfigError) as caught:
+        load_client_config(path)
+    assert str(path) in caught.value.message
+
+
+def test_a_home_without_a_ledger_is_a_home(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('network = "n"\n')
+    assert load_client_config(path).ledger == ""
 
 
 @given(st.binary(max_size=200))

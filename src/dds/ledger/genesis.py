@@ -88,7 +88,8 @@ def apply_genesis(state: State, genesis: Genesis) -> None:
         supply += node.pool
     _check(supply <= genesis.params.supply_cap, "more money than the supply's cap")
     price = genesis.params.price_start
-    state.put(CHAIN, b"", Chain(nodes=len(genesis.nodes), genesis_supply=supply, price=price, reference=price))
+    chain = Chain(nodes=len(genesis.nodes), genesis_supply=supply, price=price, reference=price, network=genesis.network)
+    state.put(CHAIN, b"", chain)
     state.keep()
 
 

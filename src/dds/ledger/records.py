@@ -19,7 +19,6 @@ from dds.wire.ledger import StripeRun
 
 V = TypeVar("V", bound=Message)
 NOBODY: Final = -1  # a node number that is none
-NO_POSITION: Final = -1  # an assignment that is not in its node's inventory
 
 
 class Account(Message, frozen=True):
@@ -82,7 +81,8 @@ class Standing(Message, frozen=True):
     good: int = 0  # reputation counters; 0, 0: not judged yet
     bad: int = 0
     windows: int = 0  # downtime: bit i says that in the i-th last window something was passed
-    window_epoch: int = 0  # of the window that bit 0 stands for
+    window_epoch: int = 0  # the first of the window that bit 0 stands for
+    windows_judged: int = 0  # bit i: there was a verdict in that window
 
 
 class Run(Message, frozen=True):
@@ -108,6 +108,8 @@ class Contract(Message, frozen=True):
     cancelled_epoch: int = -1
     reservations: int = 0  # ever made: the counter of their ids
     segments: int = 0  # sponsored now
+    rent_bytes: int = 0  # that it sponsors now, over all nodes: what an endowment's spending goes by
+    reserved: int = 0  # of the escrow: earmarked for its open reservations
 
 
 class Reservation(Message, frozen=True):
@@ -119,6 +121,7 @@ class Reservation(Message, frozen=True):
     spares: tuple[int, ...]  # in the order they are to be asked
     bends: tuple[str, ...] = ()  # rules that the draw had to bend
     loss_tolerance: int = 0
+    earmarked: int = 0  # of the contract's escrow, until it is used or gone
 
 
 class Holding(IntEnum):
@@ -140,7 +143,7 @@ class Assignment(Message, frozen=True):
     first_epoch: int = 0  # the first that it can be paid for
     settled_epoch: int = 0  # the first that it has not been settled for
     collateral: int = 0
-    position: int = NO_POSITION  # in its node's inventory
+    draw: int = 0  # 0: the reservation's; r: the segment's r-th redraw. Its receipt names receipt_contract(reservation, draw)
     expires_epoch: int = 0  # while it is pending
 
 
@@ -149,25 +152,27 @@ class SponsorEntry(Message, frozen=True):
 
     contract: bytes
     stripes: int  # bit s: stripe s
+    price: int  # per MiB-epoch, that it pays by
+    start_epoch: int  # the first that it pays for
     end_epoch: int  # the first that it does not pay for
     prepaid: int  # rent not yet paid out
     reserve: int  # for repairs; comes back at the end
     subsidy: int = 0  # of the fee burned for it: what its assignments may still earn from emission
-    subsidy_epochs: int = 0  # over so many epochs
+    subsidy_rate: int = 0  # of it, an epoch, when every assignment passes
 
 
 class Segment(Message, frozen=True):
     segment_root: bytes
     encoding_hash: bytes
     reservation: bytes
-    price: int
+    price: int  # per MiB-epoch: collateral goes by it, and who joins pays by it
     loss_tolerance: int
     stripes: tuple[StripeRun, ...]
     released: int  # bit s: nobody sponsors stripe s any more
     assignments: tuple[Assignment, ...]  # by index
     sponsors: tuple[SponsorEntry, ...]
     registered_epoch: int
-    redraws: int = 0
+    redraws: int = 0  # ever made
 
 
 class Endowment(Message, frozen=True):
@@ -199,9 +204,10 @@ class EpochRecord(Message, frozen=True):
     reported: int = 0  # bit i: committee[i] has reported
     passes: bytes = b""  # votes a node: one byte each, by number
     losses: tuple[LossVotes, ...] = ()
-    commits: tuple[bytes, ...] = ()  # by place in the committee; empty: none
+    commits: tuple[bytes, ...] = ()  # by place in the committee; empty: none; the secret itself once it is revealed
     revealed: int = 0  # bit i
-    mixed: bytes = b""  # running hash of the reveals
+    beacon: bytes = b""  # what its audits are challenged with
+    audited: bytes = b""  # bitmap of the node numbers that had something to prove
 
 
 class LossVotes(Message, frozen=True):
@@ -230,6 +236,7 @@ class Chain(Message, frozen=True):
     demand_bytes: int = 0  # reserved in the present epoch, all fragments
     demand_price_max: int = 0  # the highest limit among those who reserved
     beacon_mix: bytes = bytes(32)
+    network: str = ""  # its name, which is in every signature
 
 
 class Page(Message, frozen=True):
@@ -291,3 +298,8 @@ def contract_id(publisher: bytes, class_name: str) -> bytes:
 def reservation_id(contract: bytes, counter: int) -> bytes:
     """Also what receipts name as their contract, so that a receipt holds for one reservation only."""
     return tagged_hash(b"dds/reservation/v1", contract, counter.to_bytes(8, "big"))
+
+
+def receipt_contract(reservation: bytes, draw: int) -> bytes:
+    """What a receipt for an assignment of that draw names as its contract: an old receipt does not serve a node drawn again."""
+    return reservation if draw == 0 else tagged_hash(b"dds/redraw/v1", reservation, draw.to_bytes(8, "big"))

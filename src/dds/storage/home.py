@@ -3,6 +3,7 @@
     HOME/  0700
       config.toml      the network's name and whom to ask first
       identity.key     the creator's Ed25519 seed, 0600
+      wallets/         further accounts on the ledger: NAME.key, 0600
       catalog.sqlite   what this home has published, and uploads that were broken off
       spool/           data space of uploads in progress
       node/            one node, if this home runs one: node.toml, node.key, store/, origin/, node.log, state.json
@@ -45,6 +46,7 @@ Label = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 Host = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9.:_-]{1,253}$")]
 HostPort = Annotated[str, msgspec.Meta(pattern=r"^(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253}):[0-9]{1,5}$")]
 NodeAddress = Annotated[str, msgspec.Meta(pattern=r"^[a-z2-7]{52}@.{3,260}$")]  # NODEID@host:port
+LedgerAddress = Annotated[str, msgspec.Meta(pattern=r"^([a-z2-7]{52}@.{3,260})?$")]  # NODEID@host:port, or none
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 ByteCount = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 Peers = Annotated[tuple[NodeAddress, ...], msgspec.Meta(max_length=BOOTSTRAP_COUNT_MAX)]
@@ -59,6 +61,7 @@ class ClientConfig:
     bootstrap: Peers = ()  # asked first for content and peers
     dht_bootstrap: Hosts = ()
     host: Host = "127.0.0.1"  # bound while a put serves its own content; others read from it only at an address they can dial
+    ledger: LedgerAddress = ""  # the ledger host that is asked and sent to; empty: this home uses none
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +196,10 @@ class Home:
         return self.root / "identity.key"
 
     @property
+    def wallets_dir(self) -> Path:
+        return self.root / "wallets"
+
+    @property
     def catalog_file(self) -> Path:
         return self.root / "catalog.sqlite"
 
@@ -259,7 +266,7 @@ def load_client_config(path: Path) -> ClientConfig:
         ConfigError: naming the file and the key.
     """
     config = _load(path, ClientConfig)
-    _check_addresses(path, config.bootstrap, config.dht_bootstrap)
+    _check_addresses(path, config.bootstrap + ((config.ledger,) if config.ledger else ()), config.dht_bootstrap)
     return config
 
 
