@@ -62,6 +62,7 @@ class ClientConfig:
     dht_bootstrap: Hosts = ()
     host: Host = "127.0.0.1"  # bound while a put serves its own content; others read from it only at an address they can dial
     ledger: LedgerAddress = ""  # the ledger host that is asked and sent to; empty: this home uses none
+    accept_quotes: bool = False  # a put shows what it costs and goes on, without being asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +352,8 @@ def _toml(path: Path, config: C) -> bytes:
 
 def _toml_value(value: object) -> str:
     match value:
+        case bool():
+            return str(value).lower()
         case int():
             return str(value)
         case tuple():
