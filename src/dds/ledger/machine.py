@@ -18,10 +18,20 @@ from msgspec.structs import replace
 from dds.ledger.events import Event
 from dds.ledger.faults import Refused
 from dds.ledger.records import ACCOUNTS
-from dds.ledger.rules import transfer
+from dds.ledger.rules import endowments, market, retrieval, transfer
 from dds.ledger.state import State
 from dds.primitives.errors import FormatError
-from dds.wire.ledger import Transfer, Tx, open_tx
+from dds.wire.ledger import (
+    Deposit,
+    Endow,
+    RedeemVouchers,
+    RequestWithdrawal,
+    SpendEndowment,
+    Transfer,
+    Tx,
+    Withdraw,
+    open_tx,
+)
 
 Rule = Callable[[State, Tx, Any], None]  # (state, transaction, its body)
 EpochStep = Callable[
@@ -30,9 +40,15 @@ EpochStep = Callable[
 
 RULES: Final[dict[type, Rule]] = {
     Transfer: transfer.transfer,
+    Deposit: retrieval.deposit,
+    RequestWithdrawal: retrieval.request_withdrawal,
+    Withdraw: retrieval.withdraw,
+    RedeemVouchers: retrieval.redeem_vouchers,
+    Endow: endowments.endow,
+    SpendEndowment: endowments.spend_endowment,
 }
 
-EPOCH_STEPS: Final[tuple[EpochStep, ...]] = ()
+EPOCH_STEPS: Final[tuple[EpochStep, ...]] = (market.clear,)
 
 OK: Final = ""
 

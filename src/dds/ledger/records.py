@@ -186,12 +186,12 @@ class DepositEntry(Message, frozen=True):
     """What a payer's vouchers are paid from."""
 
     amount: int = 0
-    leaving: int = 0  # asked back, still redeemable until release_epoch
-    release_epoch: int = 0
+    leaving: int = 0  # asked back; redeemable like the rest until it is withdrawn
+    release_epoch: int = 0  # the first that it can be withdrawn in
 
 
 class Paid(Message, frozen=True):
-    """How much of a payer's cumulative vouchers a node has been paid."""
+    """What was paid on a payer's cumulative vouchers to one node; on a grant's to one node, or to all of them."""
 
     amount: int = 0
 
@@ -278,7 +278,7 @@ RESERVATIONS: Final = Table(b"r", Reservation)  # reservation id
 SEGMENTS: Final = Table(b"s", Segment)  # segment id
 ENDOWMENTS: Final = Table(b"e", Endowment)  # contract id
 DEPOSITS: Final = Table(b"d", DepositEntry)  # account
-PAID: Final = Table(b"v", Paid)  # payer, then node's account or id (64 bytes)
+PAID: Final = Table(b"v", Paid)  # payer || node id (64 bytes); of a grant a tagged hash (rules/retrieval.py)
 EPOCHS: Final = Table(b"t", EpochRecord)  # number_key
 PAGES: Final = Table(b"l", Page)  # number_key of the node, then what inventory.py says
 SPENT_EVIDENCE: Final = Table(b"x", NumberOf)  # hash of what was punished already -> epoch

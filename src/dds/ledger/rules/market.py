@@ -1,0 +1,179 @@
+"""The market: what nodes ask, what was bought, and from both the next epoch's one price.
+
+Decides the clearing price and the reference price at each epoch's end. A buy happens at once, at the price that stands, among
+the asks at or below it (`weights.candidates`); what an epoch bought only moves the price of the next. The creator's own limit
+is checked where it buys: no rule here can make anybody pay more than that.
+Source: docs/spec/ledger.md, "Market".
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final, Protocol
+
+from dds.ledger.params import RATE_DIVISOR, Params
+from dds.ledger.records import CHAIN, NODES, OPERATORS, PARAMS, Chain, Node, NodeStatus, Operator, Table, number_key
+from dds.ledger.state import State
+from dds.primitives.money import AMOUNT_MAX, MILLION, mul_div_ceil, share_ppm
+from dds.primitives.units import MIB
+
+STORAGE_ROLES: Final = frozenset({"ssn", "asn"})
+WIDTH: Final = 16  # nodes that must be had at the price: those of one segment in the default class
+OFFER_BYTES_MIN: Final = MIB  # who has room or collateral for less offers nothing
+PRICE_MIN: Final = 1  # a price of 0 could never rise by a share of itself
+
+
+class Reader(Protocol):
+    def find(self, table: Table[Any], identifier: bytes = b"") -> Any: ...
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Ask:
+    """What a node offers now; in the market's order, the cheapest first."""
+
+    price: int  # per MiB-epoch
+    number: int
+    operator: bytes
+    bond: int  # its operator's
+    free_bytes: int  # room that its collateral pool can back as well
+    term_epochs_max: int
+
+
+# -- asks -------------------------------------------------------------------------------------------------------------------
+
+
+def asks(reader: Reader) -> list[Ask]:
+    """The standing asks, the cheapest first."""
+    chain: Chain = reader.find(CHAIN)
+    return asks_at(reader, chain.epoch)
+
+
+def asks_at(reader: Reader, epoch: int) -> list[Ask]:
+    """The asks that stand in `epoch` if nobody does anything until then."""
+    chain, params = reader.find(CHAIN), reader.find(PARAMS)
+    nodes = (reader.find(NODES, number_key(number)) for number in range(chain.nodes))
+    found = (ask_of(node, reader.find(OPERATORS, node.operator), params, epoch) for node in nodes)
+    return sorted(ask for ask in found if ask)
+
+
+def ask_of(node: Node, operator: Operator | None, params: Params, epoch: int) -> Ask | None:
+    """What this node offers; None where it could not be drawn in `epoch`, whatever the price."""
+    if node.status != NodeStatus.ACTIVE or STORAGE_ROLES.isdisjoint(node.roles):
+        return None
+    if operator is None or operator.bond == 0 or operator.jailed_until > epoch:
+        return None
+    price = max(node.ask_price, PRICE_MIN)
+    backed = node.pool_free * RATE_DIVISOR // max(1, price * params.collateral_epochs)
+    free = min(node.capacity_bytes - node.promised_bytes, backed)
+    if free < OFFER_BYTES_MIN:
+        return None
+    return Ask(price, node.number, node.operator, operator.bond, free, node.term_epochs_max)
+
+
+def quote_price(state: State) -> int:
+    """Base units per MiB-epoch that a buy costs now."""
+    return state.chain.price
+
+
+def supply_bytes(offers: Iterable[Ask], price: int) -> int:
+    """What is to be had at a price."""
+    return sum(ask.free_bytes for ask in offers if ask.price <= price)
+
+
+# -- the epoch's end --------------------------------------------------------------------------------------------------------
+
+
+def clear(state: State, ending: int, beginning: int) -> None:
+    """The prices of the epoch that begins, from what the one that ends has bought; any epochs between bought nothing."""
+    chain, params = state.chain, state.params
+    price, reference = chain.price, chain.reference
+    demand = Demand(chain.demand_bytes, chain.demand_price_max)
+    for first, end in _spans(state, ending + 1, beginning + 1):
+        offers = asks_at(state, first)
+        target = percentile_price(offers, params.reference_percentile_ppm)
+        for _ in range(first, end):
+            before = price, reference
+            reference = next_reference(reference, target, params.reference_step_ppm)
+            price = next_price(offers, demand, price, ceiling(reference, params))
+            had_demand, demand = demand.bytes > 0, NO_DEMAND
+            if (price, reference) == before and not had_demand:
+                break  # nothing moves any more before the asks do
+    if (price, reference) != (chain.price, chain.reference):
+        state.emit(
+            "price", detail=f"{price} per MiB-epoch from epoch {beginning} on, before {chain.price}; reference {reference}"
+        )
+    state.set_chain(price=price, reference=reference, demand_bytes=0, demand_price_max=0)
+
+
+def _spans(state: State, first: int, end: int) -> Iterator[tuple[int, int]]:
+    """[first, end) cut into ranges of epochs in which the same asks stand: an operator may leave jail in a pause."""
+    cuts = {first, end}
+    for node in state.nodes() if end - first > 1 else ():
+        operator = state.find(OPERATORS, node.operator)
+        if operator and first < operator.jailed_until < end:
+            cuts.add(operator.jailed_until)
+    return pairwise(sorted(cuts))
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What was reserved in an epoch, and the highest limit among those who did."""
+
+    bytes: int
+    price_max: int
+
+
+NO_DEMAND: Final = Demand(0, 0)
+
+
+def ceiling(reference: int, params: Params) -> int:
+    """No clearing price is above."""
+    return min(AMOUNT_MAX, max(PRICE_MIN, reference * params.price_ceiling_multiple))
+
+
+def percentile_price(offers: Sequence[Ask], share: int) -> int | None:
+    """The least price at which `share` (ppm) of the bonds behind all asks ask no more. None where nobody asks.
+
+    An operator's bond is split evenly over its asks: many nodes behind one bond weigh as much as one.
+    """
+    behind = Counter(ask.operator for ask in offers)
+    weights = [ask.bond // behind[ask.operator] for ask in offers]
+    needed, reached = mul_div_ceil(sum(weights), share, MILLION), 0
+    for ask, weight in zip(offers, weights, strict=True):
+        reached += weight
+        if reached >= needed:
+            return ask.price
+    return None
+
+
+def next_reference(reference: int, target: int | None, step_ppm: int) -> int:
+    """Towards the target by at most a share of itself; one unit always, or a small one could never move."""
+    if target is None:
+        return reference
+    step = max(1, share_ppm(reference, step_ppm))
+    return max(PRICE_MIN, reference - step, min(target, reference + step))
+
+
+def next_price(offers: Sequence[Ask], demand: Demand, price: int, most: int) -> int:
+    """The uniform price: the highest ask among the cheapest that cover the demand. Without demand it stays where it is.
+
+    Never above `most`. Never below what it takes to have WIDTH nodes to draw from (or as many as `most` can buy): a price
+    below the asks sells nothing, so no demand would ever show that it is too low.
+    """
+    wanted = _covering_price(offers, demand.bytes, min(demand.price_max, most)) if demand.bytes else price
+    affordable = bisect_right([ask.price for ask in offers], most)
+    draws = offers[min(WIDTH, affordable) - 1].price if affordable else most
+    return min(most, max(PRICE_MIN, wanted, draws))
+
+
+def _covering_price(offers: Sequence[Ask], needed: int, most: int) -> int:
+    """The highest ask that is accepted when the cheapest are, until there are enough bytes; `most` where they are too few."""
+    for ask in offers:
+        needed -= ask.free_bytes
+        if needed <= 0:
+            return min(most, ask.price)
+    return most

@@ -1,0 +1,145 @@
+"""Three real nats-server processes with JetStream on 127.0.0.1: `async with nats_cluster(directory) as cluster:`.
+
+Servers listen on free ports, keep their files under the test's directory and are ended by their pids, whatever the test does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nats
+from nats.errors import Error
+from nats.js.errors import APIError, NotFoundError
+
+BINARY = Path(sys.executable).with_name("nats-server")
+READY_S = 20.0
+
+CONFIG = """
+server_name: {name}
+listen: 127.0.0.1:{client}
+max_payload: 1MB
+jetstream {{ store_dir: "{store}", sync_interval: always, max_memory_store: 64MB, max_file_store: 1GB }}
+cluster {{ name: ledger, listen: 127.0.0.1:{route}, routes: [{routes}] }}
+"""
+
+
+@dataclass
+class Server:
+    name: str
+    directory: Path
+    client_port: int
+    process: subprocess.Popen[bytes] | None = field(default=None)
+
+    def start(self) -> None:
+        with (self.directory / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [str(BINARY), "-c", str(self.directory / "server.conf")], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    def kill(self) -> None:
+        """SIGKILL, and reaped."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+
+
+class Cluster:
+    def __init__(self, servers: list[Server]) -> None:
+        self.servers = servers
+
+    @property
+    def address(self) -> str:
+        return "nats://" + ",".join(f"127.0.0.1:{server.client_port}" for server in self.servers)
+
+    async def leader(self, stream: str) -> Server:
+        """The server that leads `stream`'s group now."""
+        client = await nats.connect([f"nats://127.0.0.1:{each.client_port}" for each in self.servers])
+        try:
+            info = await client.jetstream().stream_info(stream)
+        finally:
+            await client.close()
+        assert info.cluster is not None
+        return next(server for server in self.servers if server.name == info.cluster.leader)
+
+    async def publish_raw(self, subject: str, payload: bytes) -> None:
+        """Somebody else who may publish, with no key of a ledger host."""
+        client = await nats.connect([f"nats://127.0.0.1:{each.client_port}" for each in self.servers])
+        try:
+            await client.jetstream().publish(subject, payload)
+        finally:
+            await client.close()
+
+
+@asynccontextmanager
+async def nats_cluster(directory: Path, count: int = 3) -> AsyncIterator[Cluster]:
+    """A cluster that has elected its JetStream leader; every server is ended afterwards."""
+    ports = _free_ports(2 * count)
+    routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports[count:])
+    servers = []
+    for index in range(count):
+        home = directory / f"nats-{index}"
+        home.mkdir(parents=True)
+        server = Server(f"nats-{index}", home, ports[index])
+        (home / "server.conf").write_text(
+            CONFIG.format(name=server.name, client=ports[index], route=ports[count + index], store=home / "js", routes=routes)
+        )
+        servers.append(server)
+    try:
+        for server in servers:
+            server.start()
+        await _ready(servers)
+        yield Cluster(servers)
+    finally:
+        for server in servers:
+            server.kill()
+
+
+def _free_ports(count: int) -> list[int]:
+    held = [socket.socket() for _ in range(count)]
+    try:
+        for each in held:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in held]
+    finally:
+        for each in held:
+            each.close()
+
+
+async def _ready(servers: list[Server]) -> None:
+    """Until the cluster answers for its streams with all its members there."""
+    async with asyncio.timeout(READY_S):
+        while not await _answers(servers):
+            await asyncio.sleep(0.1)
+
+
+async def _answers(servers: list[Server]) -> bool:
+    for server in servers:
+        if server.process is not None and server.process.poll() is not None:
+            raise AssertionError(f"{server.name} ended: {(server.directory / 'server.log').read_text()[-2000:]}")
+    try:
+        client = await nats.connect(
+            [f"nats://127.0.0.1:{servers[0].client_port}"], allow_reconnect=False, error_cb=_ignore, connect_timeout=1
+        )
+    except (OSError, Error, TimeoutError):
+        return False
+    try:
+        await client.jetstream(timeout=1).stream_info("none-such")
+    except NotFoundError:
+        return True
+    except (APIError, Error, TimeoutError):
+        return False
+    finally:
+        await client.close()
+    return False
+
+
+async def _ignore(_: Exception) -> None:
+    """Refused connections are expected while servers start."""
