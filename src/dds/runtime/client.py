@@ -57,7 +57,9 @@ class Client:
             NotEnoughNodes: too few nodes took their fragments; running it again resumes where it stopped.
         """
         options = options or PutOptions()
-        desk = open_desk(self.network.client, self._home.client_config().ledger, self.network.key, options, confirm)
+        desk = open_desk(
+            self.network.client, self.network.name, self._home.client_config().ledger, self.network.key, options, confirm
+        )
         if options.ack == "fast":
             if desk is not None and not confirm(await desk.offer(await dag_bytes(source, options))):
                 raise InputError("the quote was not accepted: nothing was stored", hint="accept it with --yes")

@@ -46,6 +46,7 @@ from dds.primitives.money import format_tokens
 from dds.protocol.quote import PutQuote, parse_term, put_quote
 from dds.runtime.ledger_client import LedgerClient
 from dds.runtime.results import Payment, PutOptions
+from dds.storage.home import parse_node_address
 from dds.transport.client import PeerClient
 from dds.wire.ledger import (
     CancelReservations,
@@ -244,7 +245,7 @@ class ContractDesk:
         try:
             await self.ledger.submit(self.key, RegisterSegments([entry]))
         except LedgerRefused as refusal:
-            if refusal.reason != SEGMENT_EXISTS:
+            if refusal.refusal != SEGMENT_EXISTS:
                 raise
             return await self.reuse(record.segment_id, record, set(range(len(record.stripes))))
         self._open.discard(reserved)
@@ -322,13 +323,19 @@ class ContractDesk:
                 self.spent.deposited -= unspent
 
 
-def open_desk(client: PeerClient, ledger: str, key: SigningKey, options: PutOptions, confirm: Confirm) -> ContractDesk | None:
-    """The desk of one put, or None where the network is not paid (no ledger is configured)."""
+def open_desk(
+    client: PeerClient, network: str, ledger: str, key: SigningKey, options: PutOptions, confirm: Confirm
+) -> ContractDesk | None:
+    """The desk of one put, or None where the network is not paid: `ledger` ("NODEID@host:port") is empty."""
     if not ledger:
         return None
+    host, address, port = parse_node_address(ledger)
+    client.learn(host, [(address, port)])
     geometry = class_geometry(options.class_name, options.k, options.m)
     name = options.class_name if options.class_name != CUSTOM_CLASS else f"{CUSTOM_CLASS}-{geometry.k}-{geometry.m}"
-    return ContractDesk(LedgerClient(client, ledger), key, name, geometry, options.term, options.price_max, confirm)
+    return ContractDesk(
+        LedgerClient(client, host, network=network), key, name, geometry, options.term, options.price_max, confirm
+    )
 
 
 def accept(_offer: Offer) -> bool:

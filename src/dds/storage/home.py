@@ -88,6 +88,7 @@ class NodeConfig:
     origin_bytes_max: ByteCount = 100 * GIB  # of an origin's own copies, together
     bootstrap: Peers = ()
     dht_bootstrap: Hosts = ()
+    ledger: LedgerAddress = ""  # the ledger host that it is paid by; empty: it stores for nothing
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -277,7 +278,9 @@ def load_node_config(path: Path) -> NodeConfig:
         ConfigError: naming the file and the key.
     """
     config = _load(path, NodeConfig)
-    _check_addresses(path, config.bootstrap, config.dht_bootstrap + config.advertised)
+    _check_addresses(
+        path, config.bootstrap + ((config.ledger,) if config.ledger else ()), config.dht_bootstrap + config.advertised
+    )
     return config
 
 
