@@ -16,15 +16,11 @@ EPOCH_MS = 1_000
 FUNDS = 1_000_000
 
 
-def small_genesis(
-    network: str = NETWORK, *, genesis_ms: int = START_MS, epoch_ms: int = EPOCH_MS, accounts: Sequence[bytes] = ()
-) -> Genesis:
+def small_genesis(*, genesis_ms: int = START_MS, epoch_ms: int = EPOCH_MS, accounts: Sequence[bytes] = ()) -> Genesis:
     funded = (ANNA.public, BERT.public, *accounts)
     params = devnet_params(genesis_ms, epoch_ms)
-    return Genesis(GENESIS_VERSION, network, params, tuple(GenesisAccount(account, FUNDS) for account in funded))
+    return Genesis(GENESIS_VERSION, NETWORK, params, tuple(GenesisAccount(account, FUNDS) for account in funded))
 
 
-def transfer(
-    nonce: int, amount: int = 1, *, sender: SigningKey = ANNA, to: bytes = BERT.public, network: str = NETWORK
-) -> bytes:
-    return sign_tx(sender, network, nonce, Transfer(to, amount))
+def transfer(nonce: int, amount: int = 1, *, sender: SigningKey = ANNA, to: bytes = BERT.public) -> bytes:
+    return sign_tx(sender, NETWORK, nonce, Transfer(to, amount))

@@ -47,13 +47,17 @@ class Opener:
             self._remember(tx, len(raw))
         return tx
 
-    def open_many(self, raws: Sequence[bytes]) -> list[Opened]:
+    def open_many(self, raws: Sequence[bytes], *, remember: bool = False) -> list[Opened]:
         """All of them, in order."""
+
+        def opened(part: Sequence[bytes]) -> list[Opened]:
+            return [self.open(raw, remember=remember) for raw in part]
+
         share = max(SHARE_MIN, -(-len(raws) // THREADS))
         parts = [raws[at : at + share] for at in range(0, len(raws), share)]
         if len(parts) < 2:
-            return [self.open(raw) for raw in raws]
-        return [opened for part in self._pool.map(lambda part: [self.open(raw) for raw in part], parts) for opened in part]
+            return opened(raws)
+        return [each for part in self._pool.map(opened, parts) for each in part]
 
     def forget(self, raws: Sequence[bytes]) -> None:
         """They are in a block."""

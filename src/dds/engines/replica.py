@@ -232,10 +232,10 @@ class Replica:
         begin_block(state, Context(self.height + 1, max(time_ms, self.time_ms)))
         return [_apply(state, tx) for tx in self._opener.open_many(txs)]
 
-    def opens(self, raw: bytes) -> FormatError | None:
-        """Why bytes are no transaction of this network; None where they are one."""
-        opened = self._opener.open(raw, remember=True)
-        return opened if isinstance(opened, FormatError) else None
+    def screen(self, raws: Sequence[bytes]) -> list[FormatError | None]:
+        """Of each, why it is no transaction of this network; None where it is one, which `apply` then verifies no more."""
+        opened = self._opener.open_many(raws, remember=True)
+        return [each if isinstance(each, FormatError) else None for each in opened]
 
     # ---- reading what is committed
 

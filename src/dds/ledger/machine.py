@@ -18,18 +18,28 @@ from msgspec.structs import replace
 from dds.ledger.events import Event
 from dds.ledger.faults import Refused
 from dds.ledger.records import ACCOUNTS
-from dds.ledger.rules import endowments, market, retrieval, transfer
+from dds.ledger.rules import endowments, evidence, inventory, market, nodes, operators, retrieval, transfer, witnesses
 from dds.ledger.state import State
 from dds.primitives.errors import FormatError
 from dds.wire.ledger import (
+    Bond,
     Deposit,
+    DrainPool,
     Endow,
+    FundPool,
     RedeemVouchers,
+    RegisterNode,
+    ReleaseBond,
     RequestWithdrawal,
+    RetireNode,
+    SetAsk,
     SpendEndowment,
+    SubmitEvidence,
     Transfer,
     Tx,
+    Unbond,
     Withdraw,
+    WitnessReport,
     open_tx,
 )
 
@@ -40,15 +50,32 @@ EpochStep = Callable[
 
 RULES: Final[dict[type, Rule]] = {
     Transfer: transfer.transfer,
+    Bond: operators.bond,
+    Unbond: operators.unbond,
+    ReleaseBond: operators.release_bond,
+    FundPool: operators.fund_pool,
+    DrainPool: operators.drain_pool,
+    RegisterNode: nodes.register_node,
+    SetAsk: nodes.set_ask,
+    RetireNode: nodes.retire_node,
     Deposit: retrieval.deposit,
     RequestWithdrawal: retrieval.request_withdrawal,
     Withdraw: retrieval.withdraw,
     RedeemVouchers: retrieval.redeem_vouchers,
     Endow: endowments.endow,
     SpendEndowment: endowments.spend_endowment,
+    WitnessReport: witnesses.witness_report,
+    SubmitEvidence: evidence.submit_evidence,
 }
 
-EPOCH_STEPS: Final[tuple[EpochStep, ...]] = (market.clear,)
+EPOCH_STEPS: Final[tuple[EpochStep, ...]] = (
+    witnesses.close_epoch,
+    inventory.freeze,
+    market.clear,
+    witnesses.open_epoch,
+)
+
+SINGLE_STEPS: Final = 2  # until nothing that was said before a pause is left to be judged; what follows is leapt over
 
 OK: Final = ""
 
@@ -87,12 +114,14 @@ def apply_block(state: State, network: str, txs: Sequence[bytes], context: Conte
 
 def begin_block(state: State, context: Context) -> tuple[Event, ...]:
     """Let the epochs end that the block's time has left behind."""
-    ending, beginning = state.epoch, state.params.epoch_of(context.time_ms)
-    if beginning <= ending:  # a block's time may not run back; where it does, the epoch stays
-        return ()
-    for step in EPOCH_STEPS:
-        step(state, ending, beginning)
-    state.set_chain(epoch=beginning)
+    present = state.params.epoch_of(context.time_ms)  # a block's time may not run back; where it does, the epoch stays
+    for single in range(SINGLE_STEPS + 1):
+        ending = state.epoch
+        if ending < present:
+            beginning = ending + 1 if single < SINGLE_STEPS else present
+            for step in EPOCH_STEPS:
+                step(state, ending, beginning)
+            state.set_chain(epoch=beginning)
     return tuple(state.keep())
 
 

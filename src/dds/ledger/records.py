@@ -236,7 +236,7 @@ class Chain(Message, frozen=True):
     demand_bytes: int = 0  # reserved in the present epoch, all fragments
     demand_price_max: int = 0  # the highest limit among those who reserved
     beacon_mix: bytes = bytes(32)
-    network: str = ""  # its name, which is in every signature
+    network: str = ""  # its name: in everything that is signed
 
 
 class Page(Message, frozen=True):

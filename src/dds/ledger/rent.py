@@ -80,6 +80,11 @@ def stripes_bytes(stripes: Sequence[StripeRun], index: int, released: int = 0) -
     return sum(run.slot_bytes for _, run in _held(stripes, index, released))
 
 
+def sponsored_bytes(stripes: Sequence[StripeRun], sponsored: int) -> int:
+    """Bytes of all fragments of the `sponsored` stripes (bit s: stripe s)."""
+    return sum(run.slot_bytes * (run.k + run.m) for number, run in shapes(stripes) if sponsored >> number & 1)
+
+
 def leaf_count(stripes: Sequence[StripeRun], index: int, released: int = 0) -> int:
     """Leaves that the holder of `index` can be asked for; they are numbered stripe by stripe."""
     return sum(leaf_count_of(run.slot_bytes) for _, run in _held(stripes, index, released))

@@ -21,7 +21,8 @@
     `- UnavailableError      the network cannot do it now
        |- NotFoundError      nobody known has it
        |- NotEnoughNodes     too few nodes for the geometry
-       `- NotEnoughFragments fewer than k fragments could be had
+       |- NotEnoughFragments fewer than k fragments could be had
+       `- LedgerRefused      the ledger's rules refuse a transaction
 
 Every error carries a stable `code` (for `--json` and peers), a message for people and, where there is something to do about
 it, a `hint`. A failed proof is a verdict, not an exception: `assert` is for our own bugs.
@@ -157,3 +158,13 @@ class NotEnoughNodes(UnavailableError):
 
 class NotEnoughFragments(UnavailableError):
     code = "not-enough-fragments"
+
+
+class LedgerRefused(UnavailableError):
+    """`refusal` is the rule's own code: "insufficient-balance" and the like."""
+
+    code = "ledger-refused"
+
+    def __init__(self, refusal: str, message: str, *, hint: str | None = None, **fields: object) -> None:
+        super().__init__(message, hint=hint, refusal=refusal, **fields)
+        self.refusal = refusal

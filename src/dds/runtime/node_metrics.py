@@ -1,4 +1,4 @@
-"""The metrics page of a node: which numbers there are and where they are read (docs/operate/node.md lists them).
+"""The metrics page of a node, and what of it every daemon has: names, and where numbers are read (docs/operate/node.md).
 
 Decides names and help texts. Reads other modules' own counters at the scrape; only the time of syncs is measured here, where
 the store's file operations pass by.
@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dds import __version__
-from dds.runtime.metrics import Histogram
+from dds.runtime.metrics import Histogram, Registry
 from dds.storage.fileops import FileOps
+from dds.transport.limits import ServerCounters
 
 if TYPE_CHECKING:
     from dds.runtime.node import Node
@@ -37,10 +38,10 @@ class TimedFileOps(FileOps):
 
 
 def add_node_metrics(node: Node) -> None:
-    _add_requests(node)
-    _add_store(node)
     metrics = node.metrics
-    metrics.gauges("dds_build_info", "Version of the software.", "version", lambda: {__version__: 1})
+    add_request_metrics(metrics, node.server.counters)
+    _add_store(node)
+    add_process_metrics(metrics)
     metrics.gauges(
         "dds_peers",
         "Known peers by health.",
@@ -49,12 +50,17 @@ def add_node_metrics(node: Node) -> None:
     )
     metrics.gauge("dds_dht_running", "1 while the DHT node runs.", lambda: float(node.dht.running))
     metrics.gauge("dds_announcements", "Announcements that are kept up.", lambda: len(node.announcer.queue))
+
+
+def add_process_metrics(metrics: Registry) -> None:
+    """What every daemon of ours says of itself."""
+    metrics.gauges("dds_build_info", "Version of the software.", "version", lambda: {__version__: 1})
     metrics.gauge("dds_process_cpu_seconds", "CPU time used since the start.", time.process_time)
     metrics.gauge("dds_process_resident_bytes", "Resident memory.", _resident_bytes)
 
 
-def _add_requests(node: Node) -> None:
-    metrics, counters = node.metrics, node.server.counters
+def add_request_metrics(metrics: Registry, counters: ServerCounters) -> None:
+    """What a peer server counts."""
     metrics.totals(
         "dds_requests_total",
         "Requests answered.",

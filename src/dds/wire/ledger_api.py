@@ -86,16 +86,21 @@ class Proof(Message, frozen=True):
 
 
 class SubmitRequest(Message, frozen=True):
+    """`again`: the sender lost an answer and may have sent these before; those that were done are answered as they were."""
+
     txs: Annotated[list[bytes], Meta(min_length=1, max_length=SUBMIT_TXS_MAX)]
+    again: bool = False
 
 
 class TxOutcome(Message, frozen=True):
-    """`code` is empty where the transaction did what it says. `height` 0: it is in no block."""
+    """`code` is empty where the transaction did what it says. `height` 0: it is in no block. `whole`: no event was left out
+    for want of room; all of them are to be had by the transaction's id."""
 
     height: Number
     code: Name
-    message: str
+    message: Text
     events: tuple[bytes, ...]
+    whole: bool = True
 
 
 class SubmitReply(Message, frozen=True):

@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Final
 
-from dds.ledger.params import RATE_DIVISOR, Params
+from dds.ledger import rent
+from dds.ledger.params import Params
 from dds.ledger.records import OPERATORS, Node, NodeStatus, Operator
 from dds.ledger.rules.standing import is_suspended, is_vetted, score_ppm, standing_of
 from dds.ledger.state import State
@@ -31,7 +32,7 @@ def candidates(
     `exclude` are node numbers. Unvetted nodes together weigh at most `unvetted_share_ppm` of all; where vetted ones cannot
     fill a draw, it takes unvetted ones however little they weigh, for nobody else is left to be drawn.
     """
-    collateral = mul_div_ceil(fragment_bytes * state.params.collateral_epochs, price, RATE_DIVISOR)
+    collateral = rent.collateral(state.params, fragment_bytes, price)
     drawable: list[tuple[Node, int, bool]] = []
     for node, operator, need in _bonded(state):
         fits = (

@@ -1,0 +1,371 @@
+"""A ledger seen from outside: transactions go in, proven entries and events come out.
+
+Decides nonces, what is sent again and what is believed. An entry is believed when its proof leads to a head that the pinned
+host has signed, of the pinned genesis, and no older than what this client has seen. Events and outcomes are the host's word:
+whoever doubts it replays the blocks. Sending the same transaction again is safe: a nonce counts once, and the host remembers.
+One key belongs to one program at a time: two that make equal transactions cannot tell a lost answer from the other's.
+
+    async with open_ledger("NODEID@127.0.0.1:4100", network="devnet") as ledger:
+        done = await ledger.submit(key, Transfer(to, amount))
+        account = await ledger.find(ACCOUNTS, to)
+
+Source: docs/spec/ledger.md, "Transactions" and "App hash and proofs".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Final, TypeVar, cast
+
+from dds.ledger.events import Event
+from dds.ledger.genesis import GENESIS_BYTES_MAX, Genesis
+from dds.ledger.records import ACCOUNTS, Table, V
+from dds.ledger.tree import verify_proof
+from dds.primitives.errors import (
+    FormatError,
+    LedgerRefused,
+    PeerProtocolError,
+    PeerRefused,
+    PeerTimeout,
+    PeerUnreachable,
+    RemoteError,
+)
+from dds.primitives.hashing import sha256
+from dds.primitives.ids import NodeID, id_text
+from dds.primitives.keys import SigningKey
+from dds.primitives.units import KIB
+from dds.storage.home import parse_node_address
+from dds.transport.client import PeerClient
+from dds.wire.codec import Message, decode
+from dds.wire.ledger import TX_BYTES_MAX, AnyBody, sign_tx
+from dds.wire.ledger_api import (
+    BLOCK_REPLY_BYTES_MAX,
+    ENTRIES_PER_QUERY_MAX,
+    ENTRIES_REPLY_BYTES_MAX,
+    EVENTS_PER_QUERY_MAX,
+    EVENTS_REPLY_BYTES_MAX,
+    HEAD_BYTES_MAX,
+    SUBMIT_BYTES_MAX,
+    SUBMIT_REPLY_BYTES_MAX,
+    SUBMIT_TXS_MAX,
+    BlockReply,
+    EntriesReply,
+    EntriesRequest,
+    EventsReply,
+    EventsRequest,
+    Head,
+    SubmitReply,
+    SubmitRequest,
+    TxOutcome,
+    genesis_hash,
+    open_head,
+)
+
+READ_TIMEOUT_S: Final = 15.0
+SUBMIT_TIMEOUT_S: Final = 45.0
+BULK_TIMEOUT_S: Final = 120.0  # a block, the genesis
+SEND_ATTEMPTS_MAX: Final = 4
+SEND_PAUSE_S: Final = 0.25  # before the second attempt; doubled each time
+NONCE_ATTEMPTS_MAX: Final = 5
+SENDERS_MAX: Final = 4096  # keys whose next nonce is remembered
+BUSY_STATUSES: Final = (429, 503, 504)
+
+Reply = TypeVar("Reply", bound=Message)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class TxDone:
+    """A transaction that did what it says. `events`: what it did; `whole` is False where the host left some out."""
+
+    tx_id: bytes
+    height: int
+    events: tuple[Event, ...]
+    whole: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEvent:
+    """`seq` is the cursor to go on from; `tx_id` is empty for an epoch's change."""
+
+    seq: int
+    height: int
+    tx_id: bytes
+    tx_name: str
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class EpochClock:
+    """Where the ledger's time stands: `epoch` lasts from `begins_ms` to `ends_ms`, and the last block was at `time_ms`."""
+
+    epoch: int
+    epoch_ms: int
+    begins_ms: int
+    ends_ms: int
+    time_ms: int
+
+
+@asynccontextmanager
+async def open_ledger(address: str, *, network: str, key: SigningKey | None = None) -> AsyncIterator[LedgerClient]:
+    """A client of the ledger whose host is `address`, "NODEID@host:port". `key` is only for TLS; anonymous where it is None.
+
+    Raises:
+        InputError: not an address.
+    """
+    node_id, host, port = parse_node_address(address)
+    async with PeerClient(key, network=network) as peers:
+        peers.learn(node_id, [(host, port)])
+        yield LedgerClient(peers, node_id, network=network)
+
+
+class LedgerClient:
+    """One ledger at one pinned host. Methods raise RemoteError where the host cannot be had or does not keep to the rules."""
+
+    def __init__(self, peers: PeerClient, host: NodeID, *, network: str, genesis: bytes | None = None) -> None:
+        """`genesis`: the genesis hash to insist on; else that of the first head that is seen."""
+        self.host, self.network = host, network
+        self._peers, self._genesis = peers, genesis
+        self._seen: Head | None = None  # the newest
+        self._height = 0  # no head that is asked for from now on may be older
+        self._nonces: dict[bytes, int] = {}
+        self._locks: dict[bytes, asyncio.Lock] = {}
+
+    # ---- transactions
+
+    async def submit(self, key: SigningKey, body: AnyBody) -> TxDone:
+        """Send one transaction; returns when it is final and durable.
+
+        Raises:
+            LedgerRefused: the rules say no; `refusal` is their code.
+        """
+        (outcome,) = await self.submit_many(key, [body])
+        if isinstance(outcome, LedgerRefused):
+            raise outcome
+        return outcome
+
+    async def submit_many(self, key: SigningKey, bodies: Sequence[AnyBody]) -> list[TxDone | LedgerRefused]:
+        """Send transactions in this order; a refused one does not hold up those behind it. One caller a key at a time."""
+        outcomes: list[TxDone | LedgerRefused] = []
+        async with self._lock_of(key.public):
+            for start in range(0, len(bodies), SUBMIT_TXS_MAX):
+                outcomes += await self._submit(key, bodies[start : start + SUBMIT_TXS_MAX])
+        return outcomes
+
+    def _lock_of(self, account: bytes) -> asyncio.Lock:
+        if account not in self._locks and len(self._locks) >= SENDERS_MAX:
+            idle = next((known for known, lock in self._locks.items() if not lock.locked()), None)
+            if idle is not None:
+                del self._locks[idle]
+                self._nonces.pop(idle, None)
+        return self._locks.setdefault(account, asyncio.Lock())
+
+    async def _submit(self, key: SigningKey, bodies: Sequence[AnyBody]) -> list[TxDone | LedgerRefused]:
+        """Those that met a wrong nonce get a new one, and go again, a bounded number of times."""
+        final: dict[int, TxDone | LedgerRefused] = {}
+        left = list(range(len(bodies)))
+        for _ in range(NONCE_ATTEMPTS_MAX):
+            nonce = await self._next_nonce(key.public)
+            raws = [sign_tx(key, self.network, nonce + place, bodies[at]) for place, at in enumerate(left)]
+            outcomes = [outcome for batch in _batches(raws) for outcome in await self._send(batch)]
+            final |= {at: self._outcome(raw, outcome) for at, raw, outcome in zip(left, raws, outcomes, strict=True)}
+            left = [at for at, outcome in zip(left, outcomes, strict=True) if outcome.code == "bad-nonce"]
+            if all(outcome.code == "" for outcome in outcomes):
+                self._nonces[key.public] = nonce + len(raws)
+            if not left:
+                break
+        return [final[at] for at in range(len(bodies))]
+
+    async def _next_nonce(self, account: bytes) -> int:
+        """Known from before, or asked; taken out of memory until it is known what became of it."""
+        known = self._nonces.pop(account, None)
+        if known is not None:
+            return known
+        found = await self.find(ACCOUNTS, account)
+        return found.nonce if found is not None else 0
+
+    async def _send(self, raws: Sequence[bytes]) -> list[TxOutcome]:
+        tries = count()
+
+        async def ask() -> SubmitReply:
+            request = SubmitRequest(list(raws), again=next(tries) > 0)
+            return await self._call("/v1/ledger/txs", request, SubmitReply, SUBMIT_REPLY_BYTES_MAX, SUBMIT_TIMEOUT_S)
+
+        reply = await _patiently(ask)
+        if len(reply.outcomes) != len(raws):
+            raise self._broken(f"{len(raws)} transactions have {len(reply.outcomes)} outcomes")
+        self._height = max(self._height, *(outcome.height for outcome in reply.outcomes))
+        return reply.outcomes
+
+    def _outcome(self, raw: bytes, outcome: TxOutcome) -> TxDone | LedgerRefused:
+        if outcome.code:
+            return LedgerRefused(outcome.code, outcome.message)
+        events = tuple(self._parse(event, Event) for event in outcome.events)
+        return TxDone(sha256(raw), outcome.height, events, outcome.whole)
+
+    # ---- entries
+
+    async def find(self, table: Table[V], identifier: bytes = b"") -> V | None:
+        """An entry, proven to be there, or None, proven to be absent."""
+        (found,) = await self.find_many([(table, identifier)])
+        return cast("V | None", found)
+
+    async def find_many(self, wanted: Sequence[tuple[Table[Any], bytes]]) -> list[Any]:
+        """Entries in the order asked. Those of one answer are as of one head; long lists take several answers."""
+        found: list[Any] = []
+        while len(found) < len(wanted):
+            part = wanted[len(found) : len(found) + ENTRIES_PER_QUERY_MAX]
+            found += await self._find(part)
+        return found
+
+    async def _find(self, wanted: Sequence[tuple[Table[Any], bytes]]) -> list[Any]:
+        keys = [table.key(identifier) for table, identifier in wanted]
+        oldest = self._height
+        request = EntriesRequest(keys)
+        reply = await _patiently(
+            lambda: self._call("/v1/ledger/entries", request, EntriesReply, ENTRIES_REPLY_BYTES_MAX, READ_TIMEOUT_S)
+        )
+        head = self._believe(reply.head, oldest)
+        if not 0 < len(reply.entries) <= len(keys):
+            raise self._broken(f"{len(keys)} keys have {len(reply.entries)} entries")
+        values: list[Any] = []
+        for (table, _), key, entry in zip(wanted, keys, reply.entries, strict=False):
+            if not verify_proof(entry.proof, key, entry.value, head.root):
+                raise self._broken(f"the proof of entry {key.hex()[:16]} does not hold at height {head.height}")
+            values.append(None if entry.value is None else self._parse(entry.value, table.kind))
+        return values
+
+    # ---- the rest
+
+    async def head(self) -> Head:
+        """The last durable block, as its host signed it."""
+        oldest = self._height
+        raw = await _patiently(lambda: self._get("/v1/ledger/head", HEAD_BYTES_MAX + KIB, READ_TIMEOUT_S))
+        return self._believe(raw, oldest)
+
+    async def epoch_clock(self) -> EpochClock:
+        head = await self.head()
+        begins_ms = head.genesis_ms + head.epoch * head.epoch_ms
+        return EpochClock(head.epoch, head.epoch_ms, begins_ms, begins_ms + head.epoch_ms, head.time_ms)
+
+    async def events(
+        self,
+        *,
+        account: bytes | None = None,
+        node: int | None = None,
+        contract: bytes | None = None,
+        segment: bytes | None = None,
+        tx_id: bytes | None = None,
+        after: int = 0,
+        limit: int = EVENTS_PER_QUERY_MAX,
+    ) -> list[LedgerEvent]:
+        """Events that fit every filter given, behind the cursor `after`, oldest first, at most `limit` and at most a page.
+
+        Fewer than `limit` need not mean the end; an empty list does.
+        """
+        request = EventsRequest(account, node, contract, segment, tx_id, after, min(limit, EVENTS_PER_QUERY_MAX))
+        reply = await _patiently(
+            lambda: self._call("/v1/ledger/events", request, EventsReply, EVENTS_REPLY_BYTES_MAX + KIB, READ_TIMEOUT_S)
+        )
+        rows = reply.events
+        if any(row.seq <= before for before, row in zip((after, *(row.seq for row in rows)), rows, strict=False)):
+            raise self._broken("events that are out of order")
+        return [LedgerEvent(row.seq, row.height, row.tx_id, row.tx_name, self._parse(row.event, Event)) for row in rows]
+
+    async def all_events(self, **filters: Any) -> AsyncIterator[LedgerEvent]:
+        """As `events`, page after page to the end."""
+        after = filters.pop("after", 0)
+        while page := await self.events(after=after, **filters):
+            for event in page:
+                yield event
+            after = page[-1].seq
+
+    async def block(self, height: int) -> BlockReply:
+        """One block as it is kept, for whoever replays the ledger.
+
+        Raises:
+            PeerRefused: there is no such block (404).
+        """
+        raw = await _patiently(lambda: self._get(f"/v1/ledger/blocks/{height}", BLOCK_REPLY_BYTES_MAX, BULK_TIMEOUT_S))
+        return self._parse(raw, BlockReply, BLOCK_REPLY_BYTES_MAX)
+
+    async def genesis(self) -> Genesis:
+        """What the ledger began with; its hash is that of the heads."""
+        await self.head()
+        raw = await _patiently(lambda: self._get("/v1/ledger/genesis", GENESIS_BYTES_MAX, BULK_TIMEOUT_S))
+        if genesis_hash(raw) != self._genesis:
+            raise self._broken("a genesis that is not the one of its heads")
+        return self._parse(raw, Genesis, GENESIS_BYTES_MAX)
+
+    # ---- believing
+
+    def _believe(self, raw: bytes, oldest: int) -> Head:
+        """A head that the pinned host has signed, of this ledger, not older than `oldest`."""
+        try:
+            head, signer = open_head(raw, self.network)
+        except FormatError as error:
+            raise self._broken(f"a head that does not hold: {error.message}") from None
+        if signer != self.host:
+            raise self._broken("a head that another key signed")
+        if self._genesis is None:
+            self._genesis = head.genesis_hash
+        if head.genesis_hash != self._genesis:
+            raise self._broken("another ledger's head: its genesis differs")
+        seen = self._seen
+        if head.height < oldest or (seen is not None and seen.height == head.height and seen.root != head.root):
+            raise self._broken(f"a ledger that went back: height {head.height} after {oldest}")
+        if seen is None or head.height > seen.height:
+            self._seen, self._height = head, max(self._height, head.height)
+        return head
+
+    def _broken(self, problem: str) -> PeerProtocolError:
+        return PeerProtocolError(f"the ledger's host sent {problem}", peer=id_text(self.host))
+
+    def _parse(self, raw: bytes, kind: type[T], max_bytes: int = ENTRIES_REPLY_BYTES_MAX) -> T:
+        try:
+            return decode(raw, kind, max_bytes=max_bytes)
+        except FormatError as error:
+            raise self._broken(error.message) from None
+
+    # ---- asking
+
+    async def _call(self, path: str, message: Message, kind: type[Reply], max_bytes: int, timeout_s: float) -> Reply:
+        return await self._peers.call(self.host, path, message, kind, max_bytes=max_bytes, timeout_s=timeout_s)
+
+    async def _get(self, path: str, max_bytes: int, timeout_s: float) -> bytes:
+        return await self._peers.get(self.host, path, max_bytes=max_bytes, timeout_s=timeout_s)
+
+
+async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask again where the host was busy or away for a moment. Whatever is asked here may be asked twice."""
+    pause_s = SEND_PAUSE_S
+    for _ in range(SEND_ATTEMPTS_MAX - 1):
+        try:
+            return await ask()
+        except (PeerUnreachable, PeerTimeout, PeerRefused) as error:
+            if not _passes(error):
+                raise
+        await asyncio.sleep(pause_s)
+        pause_s *= 2
+    return await ask()
+
+
+def _passes(error: RemoteError) -> bool:
+    return not isinstance(error, PeerRefused) or error.status in BUSY_STATUSES
+
+
+def _batches(raws: Sequence[bytes]) -> list[list[bytes]]:
+    """Cut so that each fits into a request."""
+    batches: list[list[bytes]] = [[]]
+    size = 0
+    for raw in raws:
+        size += len(raw) + 8
+        if size > SUBMIT_BYTES_MAX - TX_BYTES_MAX and batches[-1]:
+            batches.append([])
+            size = len(raw) + 8
+        batches[-1].append(raw)
+    return batches
