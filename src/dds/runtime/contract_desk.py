@@ -88,6 +88,7 @@ class Reserved:
     """A segment's drawn nodes; `id` is what their receipts must name."""
 
     id: bytes
+    ticket: bytes  # proves it to the nodes
     draw: Draw
     bends: tuple[str, ...]
 
@@ -208,14 +209,14 @@ class ContractDesk:
             done = await self.ledger.submit(self.key, Reserve(self._contract, 1, width, m, fragment_bytes_max))
         identifier = next(event.evidence for event in done.events if event.name == "reserved")
         self._open.add(identifier)
-        reservation = await self.ledger.find(RESERVATIONS, identifier)
+        reservation, ticket = await self.ledger.proven(RESERVATIONS, identifier)
         if reservation is None:
             raise UnavailableError("the ledger has no such reservation any more", hint="run the same put again")
         numbers = [*reservation.chosen, *reservation.spares]
         nodes = await self.ledger.find_many([(NODES, number_key(number)) for number in numbers])
         ids = [NodeID(node.node_id) for node in nodes]
         draw = Draw(tuple(ids[:width]), tuple(ids[width:]), ())
-        return Reserved(identifier, draw, tuple(reservation.bends))
+        return Reserved(identifier, ticket, draw, tuple(reservation.bends))
 
     async def _cover(self, needed: int) -> None:
         """Top the escrow up to what the next segment may take: only a stream, or a price that rose, needs more than agreed."""

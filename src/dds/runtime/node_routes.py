@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from dds.primitives.cid import CID, cid_text, parse_cid
 from dds.primitives.errors import InputError, LimitError, NotFoundError
@@ -57,6 +57,9 @@ from dds.wire.api import (
 from dds.wire.codec import decode
 from dds.wire.manifest import SIGNED_MANIFEST_BYTES_MAX, Manifest
 
+if TYPE_CHECKING:
+    from dds.runtime.admission import Admission
+
 FRAMES_BYTES_MAX = FRAME_BODY_BYTES_MAX + 4 * (FRAMES_MAX + 1)
 MANIFEST_REQUEST_BYTES_MAX = SIGNED_MANIFEST_BYTES_MAX + KIB
 STAGED_REPLY_BYTES_MAX = 256 * KIB
@@ -79,6 +82,7 @@ class NodeFaces:
     metrics: Callable[[], Awaitable[str]]  # the Prometheus page
     committed: Callable[[Receipted], None]  # a share of a segment has become durable
     published: Callable[[Manifest], None]  # a manifest has
+    admission: Admission | None = None  # of a node that is paid
 
 
 class NodeRoutes:
@@ -188,8 +192,11 @@ class NodeRoutes:
     async def _commit(self, request: Request, message: CommitRequest) -> CommitReply:
         peer = _writer(request)
         upload = UploadID(message.upload)
+        admission, bytes_max = self._faces.admission, None
+        if admission is not None:
+            bytes_max = await admission.check(message.contract, message.ticket, message.encoding)
         mark = self._quota.mark(peer, upload)
-        done = await self._run(self._service.commit, peer, message)
+        done = await self._run(self._service.commit, peer, message, bytes_max)
         self._quota.correct(peer, upload, done.left, mark)
         self._faces.committed(done)
         return CommitReply(done.receipt)

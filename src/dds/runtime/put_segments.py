@@ -24,7 +24,7 @@ from dds.primitives.ids import NodeID, SegmentID, UploadID
 from dds.primitives.units import SLOT_BYTES_MAX, STRIPES_PER_SEGMENT_MAX
 from dds.protocol.hooks import hooks_of
 from dds.protocol.quote import segments_of, sizes_by_index
-from dds.runtime.contract_desk import ContractDesk
+from dds.runtime.contract_desk import ContractDesk, Reserved
 from dds.runtime.hooks import NewHook
 from dds.runtime.network import Network
 from dds.runtime.put_origin import PutOrigin
@@ -71,7 +71,7 @@ class NewSegments:
     sent_bytes: int = 0
     encoded_bytes: int = 0
     _journal: dict[int, tuple[bytes, int]] = field(default_factory=dict)  # segment -> what names its upload in the catalog
-    _reserved: dict[int, bytes] = field(default_factory=dict)  # segment -> its reservation
+    _reserved: dict[int, Reserved] = field(default_factory=dict)
 
     async def add(self, segment: int, stripe: EncodedStripe, last: bool) -> None:
         if segment not in self.senders:
@@ -112,7 +112,7 @@ class NewSegments:
         reserved = await self.desk.reserve(width, m, fragment_bytes_max)
         self._note_bends(list(reserved.bends))
         upload_id = note.upload_id if note is not None else UploadID(os.urandom(16))
-        self._reserved[segment] = reserved.id
+        self._reserved[segment] = reserved
         self.catalog.note_upload(*self._journal[segment], upload_id, reserved.draw.chosen)
         return self._sender(upload_id, reserved.draw, segment, m, resume=note is not None)
 
@@ -131,8 +131,9 @@ class NewSegments:
     def _sender(self, upload_id: UploadID, order: Draw, segment: int, m: int, *, resume: bool) -> SegmentSender:
         path = self.spool_dir / f"{upload_id.hex()}-{segment}"
         fast_m = m if self.options.ack == "fast" else None
-        contract = self._reserved.get(segment, b"")
-        return SegmentSender(self.network, order, upload_id, path, resume, self._count, contract, fast_m)
+        paid = self._reserved.get(segment)
+        contract, ticket = (paid.id, paid.ticket) if paid is not None else (b"", b"")
+        return SegmentSender(self.network, order, upload_id, path, resume, self._count, contract, ticket, fast_m)
 
     def _count(self, sent: int) -> None:
         self.sent_bytes += sent
@@ -194,7 +195,7 @@ class NewSegments:
 
     async def _register(self, segment: int, record: EncodingRecord, payload: bytes, receipts: list[bytes]) -> None:
         if self.desk is not None:
-            note = await self.desk.register(self._reserved[segment], record, payload, receipts)
+            note = await self.desk.register(self._reserved[segment].id, record, payload, receipts)
             self.notes += [note] if note else []
 
     async def _end_sender(self, segment: int, sender: SegmentSender) -> None:

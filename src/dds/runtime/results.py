@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from dds.primitives.cid import CID
 from dds.primitives.ids import NodeID, PublisherID, SegmentID
-from dds.wire.origin import Payment
+from dds.wire.origin import Payment as Payment
 
 
 @dataclass(frozen=True, slots=True)

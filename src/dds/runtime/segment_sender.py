@@ -88,6 +88,7 @@ class SegmentSender:
     resume: bool = False  # a broken put left fragments at these nodes
     on_sent: Callable[[int], None] = lambda count: None
     contract: bytes = b""  # the reservation that receipts must name; empty where nothing is paid
+    ticket: bytes = b""  # proves it
     fast_m: int | None = None  # with --ack fast: the parity fragments of which floor(m/3) need not have their receipts
     enough: asyncio.Event = field(default_factory=asyncio.Event)  # so many receipts are there (with `fast_m`)
     _late: asyncio.Lock = field(default_factory=asyncio.Lock)  # one fragment at a time is made again
@@ -323,7 +324,7 @@ class SegmentSender:
         closing = self._closing
         assert closing is not None
         inline = [bytes(s.fragments[index]) for s in self._held_back.values() if index < len(s.fragments)]
-        request = CommitRequest(self.upload_id, index, closing.encoding, inline, closing.manifest, self.contract)
+        request = CommitRequest(self.upload_id, index, closing.encoding, inline, closing.manifest, self.contract, self.ticket)
         try:
             reply = await self.network.client.call(
                 node, "/v1/commit", request, CommitReply, max_bytes=REPLY_BYTES_MAX, timeout_s=COMMIT_TIMEOUT_S

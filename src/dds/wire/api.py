@@ -74,6 +74,7 @@ class CommitRequest(Message, frozen=True):
     inline: list[bytes]  # fragments that were not staged; matched to the records by their root
     manifest: bytes | None  # Signed manifest root section, kept beside the segment
     contract: bytes = b""
+    ticket: bytes = b""  # with a contract: the reservation's entry, proven; wire/ledger_api.py EntriesReply
 
 
 class CommitReply(Message, frozen=True):

@@ -16,7 +16,6 @@ from dds.ledger import money, rent
 from dds.ledger.faults import require
 from dds.ledger.records import (
     CONTRACTS,
-    NOBODY,
     SEGMENTS,
     Assignment,
     Contract,
