@@ -21,12 +21,11 @@ from dds.ledger.records import NUMBERS, RESERVATIONS, Reservation
 from dds.ledger.tree import verify_proof
 from dds.primitives.errors import DDSError, FormatError, PaymentRequired
 from dds.primitives.ids import NodeID
-from dds.primitives.units import KIB
 from dds.runtime.ledger_client import LedgerClient
+from dds.runtime.node_routes import TICKET_BYTES_MAX
 from dds.wire.codec import decode
 from dds.wire.ledger_api import EntriesReply, Head, open_head
 
-TICKET_BYTES_MAX: Final = 64 * KIB
 TICKET_MS_MAX: Final = 10 * 60_000  # age of its head
 RESERVATIONS_REMEMBERED_MAX: Final = 4096
 

@@ -45,7 +45,7 @@ from dds.protocol.upload import (
 )
 from dds.runtime.network import Network
 from dds.runtime.spool import Spool
-from dds.wire.api import INLINE_BYTES_MAX, CommitReply, CommitRequest, StagedReply
+from dds.wire.api import INLINE_BYTES_MAX, CommitReply, CommitRequest, PaidCommitRequest, StagedReply
 from dds.wire.receipts import open_receipt
 from dds.wire.segment import EncodingRecord, StripeShape
 
@@ -324,11 +324,9 @@ class SegmentSender:
         closing = self._closing
         assert closing is not None
         inline = [bytes(s.fragments[index]) for s in self._held_back.values() if index < len(s.fragments)]
-        request = CommitRequest(self.upload_id, index, closing.encoding, inline, closing.manifest, self.contract, self.ticket)
+        request = CommitRequest(self.upload_id, index, closing.encoding, inline, closing.manifest, self.contract)
         try:
-            reply = await self.network.client.call(
-                node, "/v1/commit", request, CommitReply, max_bytes=REPLY_BYTES_MAX, timeout_s=COMMIT_TIMEOUT_S
-            )
+            reply = await self._ask_to_commit(node, request)
             self._check_receipt(reply.receipt, index, node)
         except DDSError as error:
             self._fail(index, node, error)
@@ -336,6 +334,13 @@ class SegmentSender:
         self._count(sum(map(len, inline)))
         self._receipts[index] = node, reply.receipt
         self._perform(self._machine.committed_by(index, node, self._now()))
+
+    async def _ask_to_commit(self, node: NodeID, request: CommitRequest) -> CommitReply:
+        path = "/v1/commit/paid" if self.ticket else "/v1/commit"
+        message = PaidCommitRequest(request, self.ticket) if self.ticket else request
+        return await self.network.client.call(
+            node, path, message, CommitReply, max_bytes=REPLY_BYTES_MAX, timeout_s=COMMIT_TIMEOUT_S
+        )
 
     def _check_receipt(self, raw: bytes, index: int, node: NodeID) -> None:
         closing = self._closing
