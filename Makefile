@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 SEED ?= 1
+COMETBFT := v0.38.25
+COMETBFT_STAMP := .tools/cometbft-$(COMETBFT)
 DIR ?=
 
-.PHONY: help venv demo test test-fast lint bench sim lock clean
+.PHONY: help venv demo test test-fast lint bench cometbft abci-proto sim lock clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -38,6 +40,16 @@ test-fast: $(STAMP) ## unit, property and vector tests only
 
 bench: $(STAMP) ## speed and memory as ratios against a baseline of the same run
 	$(BIN)/python -m benchmarks
+
+$(COMETBFT_STAMP):
+	@command -v go >/dev/null || { echo "building CometBFT needs Go 1.21 or newer (it fetches the toolchain it wants); on Debian: apt-get install golang-go" >&2; exit 2; }
+	GOBIN="$(CURDIR)/.tools/bin" GOTOOLCHAIN=auto go install github.com/cometbft/cometbft/cmd/cometbft@$(COMETBFT)
+	@touch $@
+
+cometbft: $(COMETBFT_STAMP) ## build the CometBFT that the abci engine's tests run, into .tools/bin
+
+abci-proto: ## generate the ABCI messages anew from abci.proto (needs grpcio-tools)
+	$(PYTHON) -m grpc_tools.protoc -Isrc --python_out=src --pyi_out=src src/dds/engines/abci.proto
 
 sim: $(STAMP) ## replay the seeded fault simulation: make sim SEED=7
 	$(BIN)/pytest -q tests/sim --sim-seed $(SEED)

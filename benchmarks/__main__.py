@@ -26,7 +26,25 @@ def _network() -> Iterable[Row]:
     return network.run()
 
 
-SUITES: dict[str, Callable[[], Iterable[Row]]] = {"codec": _codec, "transport": _transport, "network": _network}
+def _ledger_abci() -> Iterable[Row]:
+    from benchmarks import ledger_abci
+
+    return ledger_abci.run()
+
+
+def _ledger() -> Iterable[Row]:
+    from benchmarks import ledger
+
+    return ledger.run()
+
+
+SUITES: dict[str, Callable[[], Iterable[Row]]] = {
+    "codec": _codec,
+    "transport": _transport,
+    "network": _network,
+    "ledger-abci": _ledger_abci,
+    "ledger": _ledger,
+}
 
 
 def main(names: list[str]) -> int:

@@ -67,8 +67,9 @@ class Ledger:
         self.base: dict[bytes, bytes] = {}
         self.state = State(self.base)
         self.epoch = 0
+        self.segment_id = b""  # of the last assignment that was given
         apply_genesis(self.state, self._genesis())
-        self._commit()
+        self.commit()
 
     def _genesis(self) -> Genesis:
         keys = [*self.operators, self.anna]
@@ -101,7 +102,7 @@ class Ledger:
         account = self.state.find(ACCOUNTS, key.public)
         raw = sign_tx(key, NETWORK, account.nonce if account else 0, body)
         (result,) = apply_block(self.state, NETWORK, [raw], Context(1, self.epoch * EPOCH_MS)).results
-        self._commit()
+        self.commit()
         return result
 
     def to_epoch(self, epoch: int, *, stepping: bool = True) -> list[Event]:
@@ -110,10 +111,10 @@ class Ledger:
         while self.epoch < epoch:
             self.epoch = self.epoch + 1 if stepping else epoch
             events += apply_block(self.state, NETWORK, [], Context(1, self.epoch * EPOCH_MS)).events
-            self._commit()
+            self.commit()
         return events
 
-    def _commit(self) -> None:
+    def commit(self) -> None:
         for key, value in self.state.changes().items():
             if value is None:
                 self.base.pop(key, None)
@@ -144,11 +145,11 @@ class Ledger:
         for number in numbers:
             inventory.set_leaves(self.state, number, sha256(b"leaves"), number, 100)
         self.state.keep()
-        self._commit()
+        self.commit()
 
     def give_assignment(self, number: int, collateral: int, name: bytes = b"segment") -> bytes:
         """An active assignment at index 0 of a segment that nobody pays for; the segment's id."""
-        segment_id = sha256(name)
+        segment_id = self.segment_id = sha256(name)
         holding = Assignment(number, int(Holding.ACTIVE), MIB, 100, self.epoch, self.epoch, collateral)
         stripes = (StripeRun(1, 1, 0, MIB),)
         segment = Segment(bytes(32), bytes(32), bytes(32), 1000, 0, stripes, 0, (holding,), (), self.epoch)
@@ -165,7 +166,7 @@ class Ledger:
         )
         inventory.set_leaves(self.state, number, segment_id, 0, 100)
         self.state.keep()
-        self._commit()
+        self.commit()
         return segment_id
 
     def report(self, witness: int, epoch: int, passed: Sequence[int] = (), **fields: Any) -> TxResult:

@@ -1,4 +1,4 @@
-"""Three real nats-server processes with JetStream on 127.0.0.1: `async with nats_cluster(directory) as cluster:`.
+"""Three real nats-server processes with JetStream on 127.0.0.1: `with nats_cluster(directory) as cluster:`.
 
 Servers listen on free ports, keep their files under the test's directory and are ended by their pids, whatever the test does.
 """
@@ -10,14 +10,16 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import nats
 from nats.errors import Error
 from nats.js.errors import APIError, NotFoundError
+
+from dds.engines.nats_log import parse_servers
 
 BINARY = Path(sys.executable).with_name("nats-server")
 READY_S = 20.0
@@ -61,7 +63,7 @@ class Cluster:
 
     async def leader(self, stream: str) -> Server:
         """The server that leads `stream`'s group now."""
-        client = await nats.connect([f"nats://127.0.0.1:{each.client_port}" for each in self.servers])
+        client = await nats.connect(list(parse_servers(self.address)))
         try:
             info = await client.jetstream().stream_info(stream)
         finally:
@@ -71,15 +73,15 @@ class Cluster:
 
     async def publish_raw(self, subject: str, payload: bytes) -> None:
         """Somebody else who may publish, with no key of a ledger host."""
-        client = await nats.connect([f"nats://127.0.0.1:{each.client_port}" for each in self.servers])
+        client = await nats.connect(list(parse_servers(self.address)))
         try:
             await client.jetstream().publish(subject, payload)
         finally:
             await client.close()
 
 
-@asynccontextmanager
-async def nats_cluster(directory: Path, count: int = 3) -> AsyncIterator[Cluster]:
+@contextmanager
+def nats_cluster(directory: Path, count: int = 3) -> Iterator[Cluster]:
     """A cluster that has elected its JetStream leader; every server is ended afterwards."""
     ports = _free_ports(2 * count)
     routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports[count:])
@@ -95,7 +97,7 @@ async def nats_cluster(directory: Path, count: int = 3) -> AsyncIterator[Cluster
     try:
         for server in servers:
             server.start()
-        await _ready(servers)
+        asyncio.run(_ready(servers))
         yield Cluster(servers)
     finally:
         for server in servers:

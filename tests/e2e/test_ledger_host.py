@@ -31,10 +31,9 @@ STRANGER = SigningKey(b"s" * 32)
 @asynccontextmanager
 async def hosted(path: Path, engine_type: type[EmbeddedEngine] = EmbeddedEngine) -> AsyncIterator[tuple[LedgerHost, str]]:
     """A host and its address."""
-    replica = Replica.open(path / "ledger.sqlite", small_genesis(genesis_ms=system_time_ms(), epoch_ms=60_000))
-    host = LedgerHost(HOST_KEY, engine_type(replica))
+    genesis = small_genesis(genesis_ms=system_time_ms(), epoch_ms=60_000)
+    host = LedgerHost(HOST_KEY, engine_type(Replica.open(path / "ledger.sqlite", genesis)), genesis)
     async with AsyncExitStack() as stack:
-        stack.callback(replica.close)
         port = await host.start(stack)
         yield host, f"{id_text(host.node_id)}@127.0.0.1:{port}"
 

@@ -179,13 +179,28 @@ def test_two_reports_that_differ_convict_the_witness() -> None:
         report(2, commit=b"c" * 32),
         report(2, epoch=EPOCH - 1, passed=b"\x03"),
         report(2, key=HOLDER, passed=b"\x03"),
+        sign_tx(WITNESS, NETWORK, 2, WitnessReport(EPOCH, b"", [], b"", b"s" * 32)),
         sign_tx(WITNESS, NETWORK, 2, Transfer(bytes(32), 1)),
         sign_tx(WITNESS, "elsewhere", 2, WitnessReport(EPOCH, b"\x03", [], b"", b"")),
     ],
-    ids=["sent again", "trailing zeros", "another commit", "another epoch", "another witness", "no report", "network"],
+    ids=[
+        "sent again",
+        "trailing zeros",
+        "another commit",
+        "another epoch",
+        "another witness",
+        "a reveal",
+        "no report",
+        "network",
+    ],
 )
 def test_what_an_honest_witness_may_sign_convicts_nobody(other: bytes) -> None:
     assert verify_evidence(encode_evidence(WitnessEquivocation(report(1), other)), Known()) is None
+
+
+def test_saying_that_nobody_passed_is_a_vote_too() -> None:
+    nobody = sign_tx(WITNESS, NETWORK, 2, WitnessReport(EPOCH, b"", [], b"c" * 32, b"s" * 32))
+    assert found(encode_evidence(WitnessEquivocation(report(1), nobody))).kind == "witness-equivocation"
 
 
 # -- as the ledger reads it

@@ -50,7 +50,6 @@ async def running(path: Path, clock: Clock | None = None) -> AsyncIterator[Embed
         yield engine
     finally:
         await engine.stop()
-        replica.close()
 
 
 async def test_an_answer_means_that_it_is_durable(tmp_path: Path) -> None:
@@ -94,11 +93,10 @@ async def test_an_epoch_ends_though_nobody_sends_anything(tmp_path: Path) -> Non
     async with asyncio.timeout(10):
         while engine.head().epoch < 3:
             await asyncio.sleep(0.02)
-    await engine.stop()
     chain = replica.find(CHAIN)
+    await engine.stop()
     assert chain is not None and chain.epoch >= 3
     assert replica.height <= chain.epoch, "one block an epoch, no more"
-    replica.close()
 
 
 async def test_time_never_runs_back(tmp_path: Path) -> None:

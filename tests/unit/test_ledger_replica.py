@@ -144,19 +144,28 @@ def test_a_transaction_is_found_again_with_what_became_of_it(replica: Replica) -
     assert replica.outcome_of(unused) is None
 
 
-def test_a_mempool_check_follows_pending_nonces_until_the_next_commit(replica: Replica) -> None:
-    assert [replica.check(transfer(nonce)).code for nonce in (0, 1, 1, 3)] == ["", "", "bad-nonce", "bad-nonce"]
-    assert replica.check(b"nonsense").code == "format"
-    assert balances(replica) == (FUNDS, FUNDS)
+def test_a_mempool_follows_pending_nonces_until_the_next_commit(replica: Replica) -> None:
+    def refusals(*raws: bytes) -> list[str]:
+        return [found.code if (found := replica.admit(raw)) else "" for raw in raws]
+
+    assert refusals(*map(transfer, (0, 1, 1, 3))) == ["", "", "bad-nonce", "bad-nonce"]
+    assert refusals(b"nonsense") == ["format"] and balances(replica) == (FUNDS, FUNDS)
     put(replica, START_MS, transfer(0))
-    assert [replica.check(transfer(nonce)).code for nonce in (0, 1)] == ["bad-nonce", ""]
+    assert refusals(*map(transfer, (0, 1))) == ["bad-nonce", ""]
 
 
-def test_a_simulation_says_what_would_be_and_changes_nothing(replica: Replica) -> None:
-    raws = [transfer(0, 5), transfer(1, FUNDS)]
-    simulated = replica.simulate(START_MS + EPOCH_MS, raws)
+def test_a_mempool_admits_what_its_rule_will_refuse_because_the_nonce_is_used(replica: Replica) -> None:
+    assert [replica.admit(raw) for raw in (transfer(0, 3 * FUNDS), transfer(1, 5))] == [None, None]
+
+
+def test_only_what_uses_its_nonce_fits_into_a_block_and_asking_changes_nothing(replica: Replica) -> None:
+    refused, done = transfer(0, 3 * FUNDS), transfer(1, 5)
+    fitting = replica.fitting(START_MS + EPOCH_MS, [refused, b"nonsense", transfer(5), done, done])
+    assert fitting == [refused, done]
     assert balances(replica) == (FUNDS, FUNDS) and replica.height == 0
-    assert tuple(simulated) == replica.apply(1, START_MS + EPOCH_MS, raws).results
+    replica.apply(1, START_MS + EPOCH_MS, fitting)
+    replica.commit()
+    assert all(replica.outcome_of(raw) for raw in fitting)
 
 
 def test_entries_and_their_proofs_belong_to_one_head(replica: Replica) -> None:

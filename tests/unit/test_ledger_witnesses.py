@@ -184,6 +184,20 @@ def test_a_pause_is_the_same_as_stepping_through_its_empty_epochs(pause: int) ->
     assert (stepped.standing(STORER).passed, stepped.standing(STORER + 1).missed_in_row) == (2, 2)
 
 
+@pytest.mark.parametrize("stops", [(30,), (2, 30), (3, 4, 30), (15, 16, 30), (28, 30)])
+def test_a_pause_ends_the_same_wherever_empty_blocks_came_in_between(stops: tuple[int, ...]) -> None:
+    bases = []
+    for wakes in ((30,), stops):
+        ledger = Ledger()
+        ledger.give_leaves(STORER)
+        ledger.to_epoch(1)
+        ledger.report_all(1, [STORER])
+        for epoch in wakes:
+            ledger.to_epoch(epoch, stepping=False)
+        bases.append(ledger.base)
+    assert bases[0] == bases[1]
+
+
 def test_after_a_pause_the_last_epoch_of_it_can_be_reported(ledger: Ledger) -> None:
     ledger.to_epoch(40, stepping=False)
     ledger.report_all(39, [STORER])

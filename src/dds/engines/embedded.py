@@ -95,7 +95,8 @@ class EmbeddedEngine:
         self._wake.set()
         self._full.set()
         await self._task
-        self._worker.shutdown()
+        await asyncio.to_thread(self._worker.shutdown)
+        await asyncio.to_thread(self._replica.close)
 
     async def submit(self, raws: Sequence[bytes]) -> list[Outcome]:
         if self._stopping:

@@ -57,6 +57,7 @@ WRONG_LAST_SEQUENCE: Final = frozenset((10071, 10164))  # the server's codes for
 NO_MESSAGE: Final = 10037
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_HOST: Final = re.compile(r"(?:[^@,]+@)?[^@:,/\s]+:\d{1,5}")
 _FAILURES: Final = (NatsError, OSError, TimeoutError, json.JSONDecodeError)
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def parse_servers(address: str) -> tuple[str, ...]:
         ConfigError: it has no such form.
     """
     hosts = address.removeprefix(SCHEME).split(",")
-    if not address.startswith(SCHEME) or not all(hosts) or any(":" not in host.rpartition("@")[2] for host in hosts):
+    if not address.startswith(SCHEME) or not all(_HOST.fullmatch(host) for host in hosts):
         raise ConfigError(f"{address!r} names no NATS servers", hint="nats://host:port,host:port,host:port")
     return tuple(SCHEME + host for host in hosts)
 
@@ -85,9 +86,10 @@ class NatsLog:
     """One host's connection to the log. `last` is the highest sequence that this host has heard of."""
 
     def __init__(self, servers: Sequence[str], network: str, *, replicas: int = REPLICAS) -> None:
-        """
+        """`servers` are addresses as `parse_servers` takes them.
+
         Raises:
-            ConfigError: the network's name cannot name a stream.
+            ConfigError: an address of no such form, or a network that cannot name a stream.
         """
         if _NAME.fullmatch(network) is None:
             raise ConfigError(f"network {network!r} cannot name a NATS stream", hint="letters, digits, '-' and '_'")
@@ -95,7 +97,7 @@ class NatsLog:
         self.subject = f"dds.ledger.{network}"
         self.last = 0
         self.trouble = ""  # what keeps the log from going on, for people
-        self._servers = list(servers)
+        self._servers = [server for address in servers for server in parse_servers(address)]
         self._replicas = replicas
         self._client: Client | None = None
         self._context: JetStreamContext | None = None

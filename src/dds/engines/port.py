@@ -36,11 +36,14 @@ class Outcome:
 class Engine(Protocol):
     """One member of a ledger. All methods belong to one event loop."""
 
-    name: str  # "embedded", "nats", "abci"
+    @property
+    def name(self) -> str:
+        """ "embedded", "nats", "abci"."""
+        ...
 
     @property
     def replica(self) -> Replica:
-        """For reads; nobody but the engine applies to it."""
+        """For reads, once it has started; nobody but the engine applies to it."""
         ...
 
     async def start(self) -> None:
@@ -66,5 +69,5 @@ class Engine(Protocol):
         ...
 
     async def stop(self) -> None:
-        """Finish what is under way, refuse what comes."""
+        """Finish what is under way, refuse what comes, close the replica."""
         ...

@@ -33,10 +33,11 @@ from dds.primitives.errors import ConfigError, CorruptError, FormatError
 from dds.primitives.hashing import sha256
 from dds.storage.ledger_store import BlockRecord, EventEntry, LedgerStore, StoredEvent, StoredHead, TxEntry
 from dds.wire.codec import decode, encode
-from dds.wire.ledger import Tx, tx_name
+from dds.wire.ledger import AnyBody, Tx, tx_name
 from dds.wire.ledger_api import HEAD_VERSION, MESSAGE_CHARS_MAX, Head, Proof, genesis_hash
 
 EPOCH_CHANGE: Final = "epoch"  # the name under which an epoch's events stand
+_names: dict[type, str] = {}
 _decoders = {prefix: msgspec.msgpack.Decoder(table.kind) for prefix, table in BY_PREFIX.items()}
 
 
@@ -219,13 +220,6 @@ class Replica:
 
     # ---- what would be
 
-    def check(self, raw: bytes) -> TxResult:
-        """What the transaction would do after all those that were checked since the last commit: for mempools.
-
-        One that is refused leaves no trace but its nonce, as in a block.
-        """
-        return _apply(self._scratch, self._opener.open(raw, remember=True))
-
     def simulate(self, time_ms: int, txs: Sequence[bytes]) -> list[TxResult]:
         """What these transactions would do as the next block. Changes nothing."""
         state = State(self._tree)
@@ -236,6 +230,25 @@ class Replica:
         """Of each, why it is no transaction of this network; None where it is one, which `apply` then verifies no more."""
         opened = self._opener.open_many(raws, remember=True)
         return [each if isinstance(each, FormatError) else None for each in opened]
+
+    def admit(self, raw: bytes) -> TxResult | None:
+        """None where the transaction will use its nonce up after all those admitted since the last commit, also where its rule
+        will refuse it: it belongs into a block. Else why not."""
+        tx = self._opener.open(raw, remember=True)
+        is_used = isinstance(tx, Tx) and _nonce_fits(self._scratch, tx)
+        result = _apply(self._scratch, tx)
+        return None if is_used else result
+
+    def fitting(self, time_ms: int, txs: Sequence[bytes]) -> list[bytes]:
+        """Those of the transactions that would use their nonces up as the next block. Changes nothing."""
+        state = State(self._tree)
+        begin_block(state, Context(self.height + 1, max(time_ms, self.time_ms)))
+        kept = []
+        for raw, tx in zip(txs, self._opener.open_many(txs), strict=True):
+            if isinstance(tx, Tx) and _nonce_fits(state, tx):
+                apply_tx(state, tx)
+                kept.append(raw)
+        return kept
 
     # ---- reading what is committed
 
@@ -311,6 +324,12 @@ def _nonce_fits(state: State, tx: Tx) -> bool:
     return account is not None and account.nonce == tx.nonce
 
 
+def _name_of(body: AnyBody) -> str:
+    """`tx_name` by type: spelling it out takes a tenth of what a transfer does."""
+    kind = type(body)
+    return _names.get(kind) or _names.setdefault(kind, tx_name(body))
+
+
 def _epoch_entry(events: Sequence[Event]) -> TxEntry:
     return TxEntry(b"", EPOCH_CHANGE, -1, False, [_event_entry(event) for event in events])
 
@@ -318,7 +337,7 @@ def _epoch_entry(events: Sequence[Event]) -> TxEntry:
 def _tx_entry(position: int, raw: bytes, tx: Opened, result: TxResult, used: bool) -> TxEntry:
     if isinstance(tx, FormatError):
         return TxEntry(sha256(raw), "", position, False, ())
-    return TxEntry(tx.tx_id, tx_name(tx.body), position, used, [_event_entry(event) for event in result.events])
+    return TxEntry(tx.tx_id, _name_of(tx.body), position, used, [_event_entry(event) for event in result.events])
 
 
 def _event_entry(event: Event) -> EventEntry:

@@ -25,6 +25,7 @@ from dds.ledger.records import (
     OPERATORS,
     PAID,
     PARAMS,
+    RESERVATIONS,
     SEGMENTS,
     Assignment,
     Chain,
@@ -45,7 +46,7 @@ COUNTERS: Final[tuple[tuple[Table[Any], tuple[str, ...]], ...]] = (
     (ACCOUNTS, ("balance", "nonce")),
     (OPERATORS, ("bond",)),
     (NODES, ("capacity_bytes", "promised_bytes", "ask_price", "pool_free", "pool_locked", "assignments")),
-    (CONTRACTS, ("escrow", "reservations", "segments", "rent_bytes")),
+    (CONTRACTS, ("escrow", "reservations", "segments", "rent_bytes", "reserved")),
     (ENDOWMENTS, ("pool", "given", "spent")),
     (DEPOSITS, ("amount", "leaving")),
     (PAID, ("amount",)),
@@ -62,6 +63,8 @@ class _Recount:
     assigned_bytes: Counter[int] = field(default_factory=Counter)
     assignments: Counter[int] = field(default_factory=Counter)
     sponsored: Counter[bytes] = field(default_factory=Counter)  # segments, by contract
+    rent_bytes: Counter[bytes] = field(default_factory=Counter)
+    subsidy_due: int = 0
 
 
 def check_state(entries: Iterable[tuple[bytes, Any]]) -> list[str]:
@@ -72,7 +75,7 @@ def check_state(entries: Iterable[tuple[bytes, Any]]) -> list[str]:
     chain, params = tables[CHAIN.prefix].get(b""), tables[PARAMS.prefix].get(b"")
     if chain is None or params is None:
         return ["there is no chain entry or no parameters: genesis was not applied"]
-    checks = (_supply(tables, chain, params), _ranges(tables), _numbering(tables, chain), _segments(tables, params))
+    checks = (_supply(tables, chain, params), _ranges(tables), _numbering(tables, chain), _segments(tables, chain, params))
     return [problem for check in (*checks, _endowments(tables)) for problem in check]
 
 
@@ -119,7 +122,7 @@ def _numbering(tables: dict[bytes, dict[bytes, Any]], chain: Chain) -> Problems:
             yield f"nodes: node {node.number} is not among its operator's"
 
 
-def _segments(tables: dict[bytes, dict[bytes, Any]], params: Params) -> Problems:
+def _segments(tables: dict[bytes, dict[bytes, Any]], chain: Chain, params: Params) -> Problems:
     """Segments themselves, then whether nodes and contracts count them rightly."""
     recount = _Recount()
     for key, segment in tables[SEGMENTS.prefix].items():
@@ -127,10 +130,26 @@ def _segments(tables: dict[bytes, dict[bytes, Any]], params: Params) -> Problems
         for problem in _sponsors(segment, tables[CONTRACTS.prefix], params):
             yield f"segment {key.hex()[:16]}: {problem}"
     yield from _node_sums(tables[NODES.prefix].values(), recount)
+    yield from _contract_sums(tables, recount)
+    if chain.subsidy_due != recount.subsidy_due:
+        yield f"supply: {chain.subsidy_due} of subsidies are due an epoch, the sponsors' rates sum to {recount.subsidy_due}"
+
+
+def _contract_sums(tables: dict[bytes, dict[bytes, Any]], recount: _Recount) -> Problems:
+    earmarked: Counter[bytes] = Counter()
+    for reservation in tables[RESERVATIONS.prefix].values():
+        earmarked[reservation.contract] += reservation.earmarked
     contracts: dict[bytes, Contract] = tables[CONTRACTS.prefix]
     for key, contract in contracts.items():
+        name = f"contract {key.hex()[:16]}"
         if contract.segments != recount.sponsored[key]:
-            yield f"contract {key.hex()[:16]}: counts {contract.segments} segments, sponsors {recount.sponsored[key]}"
+            yield f"{name}: counts {contract.segments} segments, sponsors {recount.sponsored[key]}"
+        if contract.rent_bytes != recount.rent_bytes[key]:
+            yield f"{name}: counts {contract.rent_bytes} bytes, sponsors {recount.rent_bytes[key]}"
+        if contract.reserved != earmarked[key]:
+            yield f"{name}: {contract.reserved} reserved, its reservations earmark {earmarked[key]}"
+        if contract.reserved > contract.escrow:
+            yield f"{name}: {contract.reserved} reserved of an escrow of {contract.escrow}"
 
 
 def _count(segment: Segment, recount: _Recount) -> None:
@@ -141,6 +160,14 @@ def _count(segment: Segment, recount: _Recount) -> None:
             recount.assignments[assignment.node] += 1
     for sponsor in segment.sponsors:
         recount.sponsored[sponsor.contract] += 1
+        recount.subsidy_due += sponsor.subsidy_rate
+        recount.rent_bytes[sponsor.contract] += _stored_bytes(segment, sponsor.stripes)
+
+
+def _stored_bytes(segment: Segment, stripes: int) -> int:
+    """Of these stripes (a bitmap), all fragments."""
+    sizes = [(run.k + run.m) * run.slot_bytes for run in segment.stripes for _ in range(run.count)]
+    return sum(size for number, size in enumerate(sizes) if stripes >> number & 1)
 
 
 def is_held(assignment: Assignment) -> bool:

@@ -15,13 +15,61 @@ from dds.ledger.events import Event
 from dds.primitives.money import format_tokens
 
 NAMES: Final[dict[str, str]] = {
+    # accounts
     "sent": "sent to another account",
     "received": "received from another account",
+    # operators and nodes
+    "bonded": "put into the operator's bond",
+    "unbonding": "bond that began to leave",
+    "bond-released": "bond taken out",
+    "pool-funded": "put into a node's collateral pool",
+    "pool-drained": "taken out of a node's collateral pool",
+    "node-registered": "the node was registered",
+    "node-retiring": "the node takes nothing new",
+    "node-back": "the node takes assignments again",
+    "node-faulted": "the node lost its assignments",
+    "jailed": "the operator was jailed",
+    # contracts
+    "contract-opened": "the contract was opened",
+    "contract-changed": "the contract's terms were changed",
+    "contract-cancelled": "the contract was cancelled",
+    "escrowed": "put into the contract's escrow",
+    "refund": "returned from a contract to its publisher",
+    "reserved": "earmarked in the escrow for a reservation",
+    "unreserved": "free in the escrow again",
+    "rent": "rent, paid ahead for a segment",
+    "repair-reserve": "put aside for the segment's repair",
+    "fee": "fee, to the treasury",
+    "fee-burned": "fee, burned",
+    "returned": "returned from a segment to the contract's escrow",
+    # segments
+    "segment-registered": "the segment was registered",
+    "segment-ended": "the segment ended",
+    "sponsored": "the contract began to sponsor the segment",
+    "unsponsored": "the contract stopped sponsoring the segment",
+    "extended": "the segment is paid for longer",
+    "redrawn": "a new node was drawn",
+    "locked": "collateral locked for an assignment",
+    "freed": "an assignment ended and its collateral is free",
+    # pay and punishment
+    "pay": "rent earned by proven storage",
+    "subsidy": "new money for proven storage",
+    "withheld": "not earned: the proof was missing",
+    "slash": "collateral taken",
+    "slash-bond": "bond taken",
+    "slash-share": "the reporter's part of what was taken",
+    "slash-to-repair": "taken, into the repair reserve",
+    "slash-burned": "taken, and burned",
+    # witnesses
+    "witness-report": "a witness reported what it saw",
+    "epoch-unknown": "too few witnesses reported: nobody paid, nobody punished",
+    # retrieval
     "deposit": "put into the retrieval deposit",
     "withdrawal-asked": "asked back from the retrieval deposit",
     "withdrawn": "taken back from the retrieval deposit",
     "deposit-spent": "paid for reads out of the deposit",
     "retrieval": "earned by serving reads",
+    # endowments and the market
     "endowed": "given to an endowment",
     "endowment": "moved from the endowment into the contract's escrow",
     "price": "the market's price changed",

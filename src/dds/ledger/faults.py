@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
 
 class Refused(Exception):
     """Raised by a rule before or after it changed anything: the machine takes every change back.
@@ -17,3 +21,11 @@ class Refused(Exception):
 def require(condition: bool, code: str, message: str) -> None:
     if not condition:
         raise Refused(code, message)
+
+
+def require_ascending(items: Sequence[Any], what: str) -> None:
+    """
+    Raises:
+        Refused: `what` is a set, and `items` are not in ascending order, each once.
+    """
+    require(all(one < two for one, two in pairwise(items)), "not-ascending", f"{what} are to be strictly ascending")

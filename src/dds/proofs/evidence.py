@@ -113,6 +113,8 @@ def _witness_equivocation(proof: WitnessEquivocation, facts: Facts) -> Finding |
     one, other = open_tx(proof.first, facts.network), open_tx(proof.second, facts.network)
     if not isinstance(one.body, WitnessReport) or not isinstance(other.body, WitnessReport):
         return None
+    if not (one.body.is_vote and other.body.is_vote):
+        return None
     if one.sender != other.sender or one.body.epoch != other.body.epoch or _vote(one.body) == _vote(other.body):
         return None
     digest = tagged_hash(b"dds/offence/equivocation/v1", one.sender, one.body.epoch.to_bytes(8, "big"))

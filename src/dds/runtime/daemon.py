@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--home", type=Path, required=True, help="the node's directory: node.toml, node.key, store/")
     parser.add_argument("--ready-fd", type=int, help="write one byte to this descriptor when the node serves")
     arguments = parser.parse_args(argv)
-    return serve(arguments.home.absolute(), lambda: _announce(arguments.ready_fd))
+    return serve(arguments.home.absolute(), lambda: announce(arguments.ready_fd))
 
 
 def serve(root: Path, ready: Callable[[], None]) -> int:
@@ -49,7 +49,8 @@ def serve(root: Path, ready: Callable[[], None]) -> int:
     return 0
 
 
-def _announce(descriptor: int | None) -> None:
+def announce(descriptor: int | None) -> None:
+    """Tell whoever started this process that it serves."""
     if descriptor is not None:
         with suppress(OSError):  # the starter has gone: nobody waits
             os.write(descriptor, READY_BYTE)

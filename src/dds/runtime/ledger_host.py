@@ -22,6 +22,7 @@ from typing import Final, ParamSpec, TypeVar
 from dds import __version__
 from dds.engines.port import Engine, Outcome
 from dds.engines.replica import Replica
+from dds.ledger.genesis import Genesis
 from dds.primitives.errors import InputError, NotFoundError
 from dds.primitives.ids import NodeID, id_text
 from dds.primitives.keys import SigningKey
@@ -60,6 +61,8 @@ READ_THREADS: Final = 2
 METRICS_REPLY_BYTES_MAX: Final = 128 * KIB
 BODIES_BYTES_MAX: Final = 192 * MIB  # requests and answers in memory, together
 STOP_GRACE_S: Final = 8.0  # for requests under way
+BAD_NONCE: Final = "bad-nonce"
+ANOTHERS: Final = Outcome(0, BAD_NONCE, "another transaction with this nonce, and equal to this one, was there before")
 ROW_OVERHEAD_BYTES: Final = 160  # of an event or entry in an answer, beside its own bytes
 
 Params = ParamSpec("Params")
@@ -69,17 +72,17 @@ T = TypeVar("T")
 class LedgerHost:
     """Serves one engine. `start` starts the engine too, and the stack that it is given stops both."""
 
-    def __init__(self, key: SigningKey, engine: Engine, *, limits: ServerLimits | None = None) -> None:
+    def __init__(self, key: SigningKey, engine: Engine, genesis: Genesis, *, limits: ServerLimits | None = None) -> None:
         self.node_id, self.engine, self.metrics = NodeID(key.public), engine, Registry()
         self._key = key
-        self._genesis = encode(engine.replica.genesis)
+        self._genesis = encode(genesis)
         self._signed: tuple[int, bytes] = (-1, b"")  # the last head that was signed, and its height
         self._started_s = time.monotonic()
         self._ready = False
         self._pool: Executor
         self.server = PeerServer(
             key,
-            network=engine.replica.network,
+            network=genesis.network,
             routes=self._routes(),
             limits=limits or ServerLimits(bodies_bytes_max=BODIES_BYTES_MAX),
         )
@@ -136,10 +139,13 @@ class LedgerHost:
     # ---- transactions
 
     async def _submit(self, _request: Request, message: SubmitRequest) -> SubmitReply:
+        height_before = self.replica.height
         outcomes = await self.engine.submit(message.txs)
         room, replies = SUBMIT_REPLY_BYTES_MAX, []
         for raw, outcome in zip(message.txs, outcomes, strict=True):
-            if message.again and outcome.code == "bad-nonce":  # perhaps because it has been here before
+            if not message.again and 0 < outcome.height <= height_before:
+                outcome = ANOTHERS
+            elif message.again and outcome.code == BAD_NONCE:  # perhaps because it has been here before
                 known = await self._run(self.replica.outcome_of, raw)
                 outcome = known or outcome
             reply = _reply(outcome)

@@ -31,7 +31,7 @@ class PeerQuestions:
         Raises:
             RemoteError
         """
-        self._learn(node)
+        self.learn(node)
         loop = asyncio.get_running_loop()
         began = loop.time()
         await self._client.get(node, "/v1/node", max_bytes=SIGNED_RECORD_BYTES_MAX, timeout_s=TIMEOUT_S)
@@ -43,14 +43,19 @@ class PeerQuestions:
         Raises:
             RemoteError
         """
-        self._learn(node)
+        self.learn(node)
         raw = await self._client.get(node, "/v1/peers", max_bytes=PEERS_REPLY_BYTES_MAX, timeout_s=TIMEOUT_S)
         try:
             return decode(raw, PeersReply, max_bytes=PEERS_REPLY_BYTES_MAX).records
         except FormatError as error:
             raise PeerProtocolError(error.message, peer=id_text(node)) from None
 
-    def _learn(self, node: NodeID) -> None:
+    def learn(self, node: NodeID) -> None:
+        """Let the client dial the node where the table knows it to be.
+
+        Raises:
+            PeerUnreachable: it is nowhere.
+        """
         peer = self._table.get(node)
         if peer is None or not peer.addresses:
             raise PeerUnreachable("no address of this node is known", peer=id_text(node))

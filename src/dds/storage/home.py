@@ -23,7 +23,7 @@ import stat
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, cast
 
 import msgspec
 
@@ -267,7 +267,7 @@ def load_client_config(path: Path) -> ClientConfig:
     Raises:
         ConfigError: naming the file and the key.
     """
-    config = _load(path, ClientConfig)
+    config = load_config(path, ClientConfig)
     _check_addresses(path, config.bootstrap + ((config.ledger,) if config.ledger else ()), config.dht_bootstrap)
     return config
 
@@ -277,19 +277,18 @@ def load_node_config(path: Path) -> NodeConfig:
     Raises:
         ConfigError: naming the file and the key.
     """
-    config = _load(path, NodeConfig)
-    _check_addresses(
-        path, config.bootstrap + ((config.ledger,) if config.ledger else ()), config.dht_bootstrap + config.advertised
-    )
+    config = load_config(path, NodeConfig)
+    nodes = config.bootstrap + ((config.ledger,) if config.ledger else ())
+    _check_addresses(path, nodes, config.dht_bootstrap + config.advertised)
     return config
 
 
 def write_client_config(path: Path, config: ClientConfig) -> None:
-    write_atomic(path, _toml(path, config))
+    write_config(path, config)
 
 
 def write_node_config(path: Path, config: NodeConfig) -> None:
-    write_atomic(path, _toml(path, config))
+    write_config(path, config)
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -307,10 +306,15 @@ def write_atomic(path: Path, content: bytes) -> None:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from None
 
 
-C = TypeVar("C", ClientConfig, NodeConfig)
+C = TypeVar("C")
 
 
-def _load(path: Path, kind: type[C]) -> C:
+def load_config(path: Path, kind: type[C]) -> C:
+    """A TOML file as the dataclass `kind`.
+
+    Raises:
+        ConfigError: naming the file and the key.
+    """
     try:
         with path.open("rb") as file:
             raw = file.read(CONFIG_FILE_BYTES_MAX + 1)
@@ -325,7 +329,7 @@ def _load(path: Path, kind: type[C]) -> C:
 
 
 def _convert(path: Path, table: dict[str, Any], kind: type[C]) -> C:
-    known = [field.name for field in dataclasses.fields(kind)]
+    known = [field.name for field in dataclasses.fields(cast(Any, kind))]
     for key in table:
         if key not in known:
             raise ConfigError(f"{path}: unknown key {key[:64]!r}", hint="known keys: " + ", ".join(known), key=key[:64])
@@ -347,10 +351,11 @@ def _check_addresses(path: Path, nodes: tuple[str, ...], hosts: tuple[str, ...])
         raise ConfigError(f"{path}: {error.message}", hint=error.hint) from None
 
 
-def _toml(path: Path, config: C) -> bytes:
+def write_config(path: Path, config: Any) -> None:
+    """Write a dataclass of numbers, texts and tuples of texts as TOML."""
     table = dataclasses.asdict(config)
     _convert(path, table, type(config))  # what is written can be read again
-    return "".join(f"{key} = {_toml_value(value)}\n" for key, value in table.items()).encode()
+    write_atomic(path, "".join(f"{key} = {_toml_value(value)}\n" for key, value in table.items()).encode())
 
 
 def _toml_value(value: object) -> str:

@@ -22,7 +22,7 @@ from dds.primitives.keys import SigningKey
 from dds.primitives.units import KIB, LEAF_BYTES, N_MAX, SLOT_BYTES_MAX, STRIPES_PER_SEGMENT_MAX
 from dds.wire.codec import Message, decode, encode
 from dds.wire.ledger import ID, Epoch
-from dds.wire.signed import ENVELOPE_BYTES_MAX, open_signed, sign
+from dds.wire.signed import ENVELOPE_BYTES_MAX, Signed, open_signed, sign
 
 AUDIT_VERSION: Final = 1
 AUDIT_TAG: Final = b"dds/audit/v1"
@@ -110,6 +110,16 @@ def open_message(raw: bytes) -> AuditMessage:
         FormatError
     """
     return decode(raw, AuditMessage, max_bytes=AUDIT_MESSAGE_BYTES_MAX)
+
+
+def claimed_epoch(message: AuditMessage) -> int:
+    """The epoch that a message says it answers; nothing of it is checked.
+
+    Raises:
+        FormatError
+    """
+    envelope = decode(message.signed, Signed, max_bytes=SIGNED_ANSWER_BYTES_MAX)
+    return decode(envelope.payload, AuditAnswer, max_bytes=ANSWER_BYTES_MAX).epoch
 
 
 def open_statement(raw: bytes) -> LeafStatement:

@@ -6,6 +6,7 @@ Records that are signed carry the exact bytes, so nothing depends on re-encoding
 
 from __future__ import annotations
 
+import threading
 from typing import Any, TypeVar
 
 import msgspec
@@ -25,6 +26,9 @@ _encoder = msgspec.msgpack.Encoder()
 _decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
 
 
+_building = threading.Lock()  # msgspec (0.22) crashes where two threads look into one struct type for the first time
+
+
 def encode(message: Message) -> bytes:
     return _encoder.encode(message)
 
@@ -37,11 +41,15 @@ def decode(raw: bytes | bytearray | memoryview, kind: type[T], *, max_bytes: int
     """
     if len(raw) > max_bytes:
         raise FormatError(f"{kind.__name__} of {len(raw)} bytes exceeds {max_bytes}", actual=len(raw), expected=max_bytes)
-    decoder = _decoders.get(kind)
-    if decoder is None:
-        decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
+    decoder = _decoders.get(kind) or _new_decoder(kind)
     try:
         message: T = decoder.decode(raw)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise FormatError(f"not a {kind.__name__}: {error}") from None
     return message
+
+
+def _new_decoder(kind: type[T]) -> msgspec.msgpack.Decoder[T]:
+    with _building:
+        decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
+    return decoder

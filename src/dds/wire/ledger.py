@@ -320,6 +320,11 @@ class WitnessReport(Body, frozen=True, tag=80):
     commit: Annotated[bytes, Meta(max_length=32)]  # SHA-256 commitment of the secret for the present epoch's round; or empty
     reveal: Annotated[bytes, Meta(max_length=32)]  # the secret of the last round; or empty
 
+    @property
+    def is_vote(self) -> bool:
+        """A report that holds a reveal and nothing else says nothing about `epoch`."""
+        return bool(self.passed or self.losses or self.commit or not self.reveal)
+
 
 class SubmitEvidence(Body, frozen=True, tag=81):
     """Evidence that proves itself (wire/evidence.py); the reporter is paid if it holds."""

@@ -14,7 +14,25 @@ from typing import Annotated
 import typer
 
 from dds import __version__
-from dds.apps.cli import cid, devnet, doctor, exits, get, ls, node, put, stat, version
+from dds.apps.cli import (
+    cid,
+    contract,
+    devnet,
+    doctor,
+    endow,
+    exits,
+    explain,
+    get,
+    ledger,
+    ls,
+    market,
+    node,
+    put,
+    stake,
+    stat,
+    version,
+    wallet,
+)
 from dds.apps.cli.session import HomeOption, JsonOption, Session, VerboseOption
 
 _EPILOG = (
@@ -35,10 +53,10 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for module in (cid, put, get, ls, stat, version, doctor):
+    for module in (cid, put, get, ls, stat, version, doctor, endow, explain):
         module.register(app)
-    app.add_typer(devnet.app())
-    app.add_typer(node.app())
+    for group in (devnet, node, wallet, contract, stake, market, ledger):
+        app.add_typer(group.app())
     return app
 
 

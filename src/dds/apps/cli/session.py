@@ -75,9 +75,11 @@ class Session:
 
 
 def plain(value: object) -> object:
-    """A JSON-ready form of results: dataclasses become objects, identifiers their text."""
+    """A JSON-ready form of results: dataclasses and the wire's structs become objects, identifiers their text."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if (names := getattr(value, "__struct_fields__", None)) and not isinstance(value, type):  # without importing msgspec
+        return {name: plain(getattr(value, name)) for name in names}
     match value:
         case bytes() if len(value) == CID_BYTES:
             return cid_text(CID(value))
@@ -94,7 +96,7 @@ def plain(value: object) -> object:
 
 
 def fields(result: object) -> dict[str, object]:
-    """A result dataclass as a JSON-ready object."""
+    """A result dataclass or record as a JSON-ready object."""
     made = plain(result)
     assert isinstance(made, dict)
     return made

@@ -123,12 +123,16 @@ def spend_endowment(state: State, tx: Tx, body: SpendEndowment) -> None:
 def spend_due(state: State, contract_id: bytes) -> None:
     """Move what the epochs since the last time allow from a contract's pool into its escrow; nothing where there is no pool.
 
+    A cancelled contract gets nothing: its escrow is its publisher's.
+
     To be called before a contract's `rent_bytes` change, so that each epoch is spent for at its own cost.
     """
     endowment = state.find(ENDOWMENTS, contract_id)
     if endowment is None or endowment.spent_through >= state.epoch:
         return
     contract = state.get(CONTRACTS, contract_id, "no-such-contract", "contract")
+    if contract.cancelled_epoch >= 0:
+        return
     epochs = state.epoch - endowment.spent_through
     cost = epoch_cost(state.params, contract, state.chain.reference)
     amount = spendable(endowment.pool, cost, epochs, state.params.spend_multiple * state.params.cost_decline_ppm)

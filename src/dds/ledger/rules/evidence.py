@@ -1,7 +1,7 @@
 """Evidence that proves itself: what follows for the guilty and for who brought it.
 
-Decides the punishment, and that the same thing is punished once. Whether the evidence holds is `proofs/evidence.py`'s, the same
-pure function that every role uses.
+Decides the punishment, and that the same thing is punished once. Whether the evidence holds, and is young enough, is
+`proofs/evidence.py`'s, the same pure function that every role uses.
 Source: docs/spec/ledger.md, "Slashing and evidence".
 """
 
@@ -26,8 +26,6 @@ def submit_evidence(state: State, tx: Tx, body: SubmitEvidence) -> None:
     finding = verify_evidence(body.evidence, LedgerFacts(state))
     if finding is None:
         raise Refused("evidence-does-not-hold", f"{len(body.evidence)} bytes that prove nothing by this ledger's facts")
-    oldest = state.epoch - state.params.evidence_epochs
-    require(finding.epoch >= oldest, "evidence-too-old", f"it is of epoch {finding.epoch}, the oldest that counts is {oldest}")
     require(state.find(SPENT_EVIDENCE, finding.digest) is None, "evidence-spent", "this was punished already")
     number = state.node_number(finding.node_id)
     if number is None:

@@ -1,9 +1,9 @@
 """An assignment's life: locked and active, let go, and everything that is due when a segment is touched.
 
 Decides when an index is held and by whom, and what becomes of its collateral. Nothing here happens by itself: whoever names a
-segment in a transaction brings it up to date first (`touch`). What is due then is due since long, so it does not matter who comes
-or when: cancelled contracts' sponsorships end, proven epochs are paid, caught nodes are let go, pending indices expire, ended
-sponsors get back what is left. Source: docs/spec/ledger.md, "Segments, assignments, sponsors".
+segment in a transaction brings it up to date first (`touch`): cancelled contracts' sponsorships end, proven epochs are paid,
+caught nodes are let go, pending indices expire, ended sponsors get back what is left. How much is due to whom does not depend
+on when somebody comes. Source: docs/spec/ledger.md, "Segments, assignments, sponsors".
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from dds.ledger.records import (
     SponsorEntry,
 )
 from dds.ledger.rules import inventory
+from dds.ledger.rules.funding import count_sponsored
 from dds.ledger.rules.settlement import closed_before, put_at, settle
 from dds.ledger.rules.slashing import take_collateral
 from dds.ledger.state import State
@@ -189,16 +190,14 @@ def _end_sponsors(state: State, segment_id: bytes, segment: Segment) -> Segment:
 
 def _return(state: State, segment_id: bytes, segment: Segment, entry: SponsorEntry) -> None:
     """What is left goes to the contract's escrow; to its publisher where the contract is cancelled."""
+    count_sponsored(state, entry.contract, -1, -rent.sponsored_bytes(segment.stripes, entry.stripes))
     contract, left = _contract(state, entry), entry.prepaid + entry.reserve
-    bytes_total = rent.sponsored_bytes(segment.stripes, entry.stripes)
-    contract = replace(contract, segments=contract.segments - 1, rent_bytes=contract.rent_bytes - bytes_total)
     detail = f"unearned rent {entry.prepaid}, repair reserve {entry.reserve}"
     if contract.cancelled_epoch < 0:
-        contract = replace(contract, escrow=contract.escrow + left)
+        state.put(CONTRACTS, entry.contract, replace(contract, escrow=contract.escrow + left))
         state.emit("returned", amount=left, contract=entry.contract, segment=segment_id, detail=detail)
     else:
         money.credit(state, contract.publisher, left, "refund", contract=entry.contract, segment=segment_id, detail=detail)
-    state.put(CONTRACTS, entry.contract, contract)
     state.set_chain(subsidy_due=state.chain.subsidy_due - entry.subsidy_rate)
 
 

@@ -16,12 +16,26 @@ from itertools import pairwise
 from typing import Any, Final, Protocol
 
 from dds.ledger.params import RATE_DIVISOR, Params
-from dds.ledger.records import CHAIN, NODES, OPERATORS, PARAMS, Chain, Node, NodeStatus, Operator, Table, number_key
+from dds.ledger.records import (
+    CHAIN,
+    NODES,
+    OPERATORS,
+    PARAMS,
+    STANDINGS,
+    Chain,
+    Node,
+    NodeStatus,
+    Operator,
+    Standing,
+    Table,
+    number_key,
+)
+from dds.ledger.rules.standing import is_suspended
+from dds.ledger.rules.weights import STORAGE_ROLES
 from dds.ledger.state import State
 from dds.primitives.money import AMOUNT_MAX, MILLION, mul_div_ceil, share_ppm
 from dds.primitives.units import MIB
 
-STORAGE_ROLES: Final = frozenset({"ssn", "asn"})
 WIDTH: Final = 16  # nodes that must be had at the price: those of one segment in the default class
 OFFER_BYTES_MIN: Final = MIB  # who has room or collateral for less offers nothing
 PRICE_MIN: Final = 1  # a price of 0 could never rise by a share of itself
@@ -55,13 +69,18 @@ def asks(reader: Reader) -> list[Ask]:
 def asks_at(reader: Reader, epoch: int) -> list[Ask]:
     """The asks that stand in `epoch` if nobody does anything until then."""
     chain, params = reader.find(CHAIN), reader.find(PARAMS)
-    nodes = (reader.find(NODES, number_key(number)) for number in range(chain.nodes))
-    found = (ask_of(node, reader.find(OPERATORS, node.operator), params, epoch) for node in nodes)
-    return sorted(ask for ask in found if ask)
+    found = []
+    for number in range(chain.nodes):
+        key = number_key(number)
+        node: Node = reader.find(NODES, key)
+        ask = ask_of(node, reader.find(OPERATORS, node.operator), params, epoch)
+        if ask and not is_suspended(reader.find(STANDINGS, key) or Standing(), params, epoch):
+            found.append(ask)
+    return sorted(found)
 
 
 def ask_of(node: Node, operator: Operator | None, params: Params, epoch: int) -> Ask | None:
-    """What this node offers; None where it could not be drawn in `epoch`, whatever the price."""
+    """What this node offers; None where it could not be drawn in `epoch`, whatever the price. Suspension is not looked at."""
     if node.status != NodeStatus.ACTIVE or STORAGE_ROLES.isdisjoint(node.roles):
         return None
     if operator is None or operator.bond == 0 or operator.jailed_until > epoch:
@@ -95,12 +114,13 @@ def clear(state: State, ending: int, beginning: int) -> None:
     for first, end in _spans(state, ending + 1, beginning + 1):
         offers = asks_at(state, first)
         target = percentile_price(offers, params.reference_percentile_ppm)
+        least = percentile_price(offers, MILLION - params.reference_percentile_ppm) or PRICE_MIN
         for _ in range(first, end):
             before = price, reference
             reference = next_reference(reference, target, params.reference_step_ppm)
-            price = next_price(offers, demand, price, ceiling(reference, params))
-            had_demand, demand = demand.bytes > 0, NO_DEMAND
-            if (price, reference) == before and not had_demand:
+            price = next_price(offers, demand, price, least, ceiling(reference, params))
+            demand = NO_DEMAND
+            if (price, reference) == before:
                 break  # nothing moves any more before the asks do
     if (price, reference) != (chain.price, chain.reference):
         state.emit(
@@ -110,8 +130,13 @@ def clear(state: State, ending: int, beginning: int) -> None:
 
 
 def _spans(state: State, first: int, end: int) -> Iterator[tuple[int, int]]:
-    """[first, end) cut into ranges of epochs in which the same asks stand: an operator may leave jail in a pause."""
-    cuts = {first, end}
+    """[first, end) cut into ranges of epochs in which the same asks stand.
+
+    In a pause an operator may leave jail, and with each downtime window an old one is forgotten, until all are.
+    """
+    window = state.params.downtime_window_epochs
+    turns = range((first // window + 1) * window, end, window)
+    cuts = {first, end, *turns[: state.params.downtime_windows + 2]}
     for node in state.nodes() if end - first > 1 else ():
         operator = state.find(OPERATORS, node.operator)
         if operator and first < operator.jailed_until < end:
@@ -158,16 +183,16 @@ def next_reference(reference: int, target: int | None, step_ppm: int) -> int:
     return max(PRICE_MIN, reference - step, min(target, reference + step))
 
 
-def next_price(offers: Sequence[Ask], demand: Demand, price: int, most: int) -> int:
+def next_price(offers: Sequence[Ask], demand: Demand, price: int, least: int, most: int) -> int:
     """The uniform price: the highest ask among the cheapest that cover the demand. Without demand it stays where it is.
 
-    Never above `most`. Never below what it takes to have WIDTH nodes to draw from (or as many as `most` can buy): a price
-    below the asks sells nothing, so no demand would ever show that it is too low.
+    Never above `most`. Never below `least`, nor below what it takes to have WIDTH nodes to draw from (or as many as `most` can
+    buy): a price below the asks sells nothing, so no demand would ever show that it is too low.
     """
     wanted = _covering_price(offers, demand.bytes, min(demand.price_max, most)) if demand.bytes else price
     affordable = bisect_right([ask.price for ask in offers], most)
     draws = offers[min(WIDTH, affordable) - 1].price if affordable else most
-    return min(most, max(PRICE_MIN, wanted, draws))
+    return min(most, max(PRICE_MIN, wanted, least, draws))
 
 
 def _covering_price(offers: Sequence[Ask], needed: int, most: int) -> int:

@@ -1,11 +1,11 @@
 """Paying nodes for the epochs they proved: who owes how much, and what is withheld.
 
-Decides amounts only; who holds and who sponsors is others' business (holding.py, sponsors.py). An epoch is closed when no report
-on it can come any more: at epoch `now` that is every epoch before now - 1. Settling twice pays once: what was settled is remembered
-by assignment. Source: docs/spec/ledger.md, "Storage pay, fees, emission".
+Decides amounts only; who holds and who sponsors is others' business (holding.py, sponsors.py). An epoch is closed when no
+report on it can come any more: at epoch `now` that is every epoch before now - 1. Settling twice pays once: what was settled is
+remembered by assignment. Source: docs/spec/ledger.md, "Storage pay, fees, emission".
 
-Each sponsor pays for its stripes at its own price; a stripe's rent is split evenly among those who sponsor it in that epoch. Amounts
-are summed over the epochs settled at once and floored then: dust stays with the sponsor and comes back to it at the end.
+Each sponsor pays for its stripes at its own price; a stripe's rent is split evenly among those who sponsor it in that epoch.
+Amounts are summed over the epochs settled at once and floored then: dust stays with the sponsor and comes back at its end.
 """
 
 from __future__ import annotations

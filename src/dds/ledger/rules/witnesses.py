@@ -90,7 +90,7 @@ def witness_report(state: State, tx: Tx, body: WitnessReport) -> None:
     if number is None:
         raise Refused("not-a-witness", "the sender is no node")
     _check_shape(state, body)
-    if body.passed or body.losses or body.commit or not body.reveal:
+    if body.is_vote:
         _count(state, body, number)
     if body.reveal:
         _reveal(state, number, tx.sender, body.reveal)

@@ -1,0 +1,212 @@
+"""Drawing nodes: for segments to come, and for indices that lost their holder.
+
+Decides whom the ledger asks, by `placement/draw.py` over `weights.py`'s candidates, and holds room and money for them until a
+segment is registered or the reservation expires. Money stays in the escrow and is only earmarked, so a put that fails half-way
+has nothing to get back but its earmark. Source: docs/spec/ledger.md, "Segments, assignments, sponsors".
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from msgspec.structs import replace
+
+from dds.ledger import rent
+from dds.ledger.faults import Refused, require, require_ascending
+from dds.ledger.records import (
+    CONTRACTS,
+    RESERVATIONS,
+    SEGMENTS,
+    Assignment,
+    Holding,
+    Reservation,
+    Segment,
+    reservation_id,
+)
+from dds.ledger.rules.funding import find_contract, own_contract, require_escrow, require_price
+from dds.ledger.rules.holding import promise, touch_living
+from dds.ledger.rules.settlement import put_at
+from dds.ledger.rules.weights import candidates
+from dds.ledger.rules.witnesses import beacon_of
+from dds.ledger.state import State
+from dds.placement.draw import Candidate, Draw, Rules, draw
+from dds.primitives.errors import NotEnoughNodes
+from dds.primitives.hashing import tagged_hash
+from dds.primitives.ids import NodeID
+from dds.wire.ledger import CancelReservations, Redraw, Reserve, Tx
+
+SEED_TAG: Final = b"dds/placement/v1"
+DEMAND_BYTES_MAX: Final = 1 << 62  # declared capacities are words: their sum must still fit into an entry
+
+
+# -- reservations -----------------------------------------------------------------------------------------------------------
+
+
+def reserve(state: State, tx: Tx, body: Reserve) -> None:
+    """Draw for `count` segments at the last clearing price, which is theirs until the reservation expires."""
+    contract, price = own_contract(state, body.contract, tx.sender), state.chain.price
+    require(body.loss_tolerance < body.width, "bad-geometry", f"{body.width} nodes, of which {body.loss_tolerance} may be lost")
+    require(body.fragment_bytes_max > 0, "bad-geometry", "fragments have at least one byte")
+    require_price(contract, price)
+    each = rent.quote(state.params, [body.fragment_bytes_max] * body.width, price, contract.term_epochs).total
+    require_escrow(contract, each * body.count)
+    pool = candidates(state, fragment_bytes=body.fragment_bytes_max, price=price, term_epochs=contract.term_epochs)
+    drawn: Counter[int] = Counter()
+    for counter in range(contract.reservations, contract.reservations + body.count):
+        identifier = reservation_id(body.contract, counter)
+        found = _draw(state, pool, body.width, body.loss_tolerance, identifier)
+        made = _reservation(state, body, price, found, each)
+        state.put(RESERVATIONS, identifier, made)
+        for number in made.chosen:
+            promise(state, number, 0, body.fragment_bytes_max)
+        drawn.update(made.chosen)
+        full = _full(state, drawn, body.fragment_bytes_max, price)
+        pool = [candidate for candidate in pool if candidate.node_id not in full]
+        detail = "; ".join(made.bends) or "every spread rule holds"
+        state.emit("reserved", amount=each, contract=body.contract, detail=f"reservation {identifier.hex()}: {detail}")
+    _note(state, body, each * body.count)
+
+
+def _reservation(state: State, body: Reserve, price: int, found: Draw, earmarked: int) -> Reservation:
+    return Reservation(
+        contract=body.contract,
+        price=price,
+        expires_epoch=state.epoch + state.params.reservation_epochs,
+        fragment_bytes_max=body.fragment_bytes_max,
+        chosen=_numbers(state, found.chosen),
+        spares=_numbers(state, found.spares),
+        bends=tuple(bend.describe(body.loss_tolerance) for bend in found.bends),
+        loss_tolerance=body.loss_tolerance,
+        earmarked=earmarked,
+    )
+
+
+def _note(state: State, body: Reserve, earmarked: int) -> None:
+    """In the contract, and as the epoch's demand."""
+    contract, chain = find_contract(state, body.contract), state.chain
+    made, reserved = contract.reservations + body.count, contract.reserved + earmarked
+    state.put(CONTRACTS, body.contract, replace(contract, reservations=made, reserved=reserved))
+    state.set_chain(
+        demand_bytes=min(DEMAND_BYTES_MAX, chain.demand_bytes + body.fragment_bytes_max * body.width * body.count),
+        demand_price_max=max(chain.demand_price_max, contract.price_max),
+    )
+
+
+def _full(state: State, drawn: Counter[int], size: int, price: int) -> set[NodeID]:
+    """Of those drawn so often those who can take no more: no room, or no collateral."""
+    need = rent.collateral(state.params, size, price)
+    full = set()
+    for number, times in drawn.items():
+        node = state.node(number)
+        if node.capacity_bytes - node.promised_bytes < size or node.pool_free < need * (times + 1):
+            full.add(NodeID(node.node_id))
+    return full
+
+
+def cancel_reservations(state: State, tx: Tx, body: CancelReservations) -> None:
+    """By the contract's publisher; by anyone where they have expired or the contract is cancelled."""
+    require_ascending(body.reservations, "reservations")
+    for identifier in body.reservations:
+        found = find_reservation(state, identifier)
+        contract = find_contract(state, found.contract)
+        over = found.expires_epoch <= state.epoch or contract.cancelled_epoch >= 0
+        require(
+            over or contract.publisher == tx.sender,
+            "reservation-open",
+            f"reservation {identifier.hex()[:16]} is another's until epoch {found.expires_epoch}; it is epoch {state.epoch}",
+        )
+        close_reservation(state, identifier, found)
+        state.emit("unreserved", amount=found.earmarked, contract=found.contract, detail=f"reservation {identifier.hex()}")
+
+
+def find_reservation(state: State, identifier: bytes) -> Reservation:
+    return state.get(RESERVATIONS, identifier, "no-such-reservation", "reservation")
+
+
+def close_reservation(state: State, identifier: bytes, found: Reservation) -> None:
+    """Give back the room and the earmark that it held."""
+    for number in found.chosen:
+        promise(state, number, 0, -found.fragment_bytes_max)
+    contract = find_contract(state, found.contract)
+    state.put(CONTRACTS, found.contract, replace(contract, reserved=contract.reserved - found.earmarked))
+    state.delete(RESERVATIONS, identifier)
+
+
+# -- new nodes for a segment that is there ----------------------------------------------------------------------------------
+
+
+def redraw(state: State, tx: Tx, body: Redraw) -> None:
+    """New pending nodes for indices that nobody holds; by anyone. Their receipts name the draw (records.receipt_contract)."""
+    require_ascending(body.indices, "indices")
+    segment = touch_living(state, body.segment_id)
+    for index in body.indices:
+        require(index < len(segment.assignments), "no-such-index", f"the segment has {len(segment.assignments)} indices")
+        require(segment.assignments[index].state == Holding.FREED, "index-held", f"index {index} is held or pending")
+        require(
+            rent.stripes_bytes(segment.stripes, index, segment.released) > 0, "index-released", f"index {index} is not needed"
+        )
+    number = segment.redraws + 1
+    seed_of = tagged_hash(b"dds/redraw/v1", segment.reservation, number.to_bytes(8, "big"))
+    found = _draw(state, _newcomers(state, segment, body.indices), len(body.indices), segment.loss_tolerance, seed_of)
+    segment = replace(segment, redraws=number)
+    for index, drawn in zip(body.indices, _numbers(state, found.chosen), strict=True):
+        segment = _pend(state, segment, index, drawn)
+        state.emit("redrawn", node=drawn, segment=body.segment_id, index=index, detail=f"draw {number}")
+    state.put(SEGMENTS, body.segment_id, segment)
+
+
+def _newcomers(state: State, segment: Segment, indices: Sequence[int]) -> list[Candidate]:
+    """Candidates beside the present holders; without those whose region, operator or subnet is full, where enough are left."""
+    holders = [each.node for each in segment.assignments if each.state != Holding.FREED]
+    everyone = candidates(
+        state,
+        fragment_bytes=max(rent.stripes_bytes(segment.stripes, index, segment.released) for index in indices),
+        price=segment.price,
+        term_epochs=max(0, max(entry.end_epoch for entry in segment.sponsors) - state.epoch),
+        exclude=frozenset(holders),
+    )
+    spread = _without_full(state, everyone, holders, Rules.for_loss_tolerance(segment.loss_tolerance))
+    return spread if len(spread) >= len(indices) else everyone
+
+
+def _without_full(state: State, everyone: Sequence[Candidate], holders: Collection[int], rules: Rules) -> list[Candidate]:
+    nodes = [state.node(number) for number in holders]
+    regions, subnets = Counter(node.region for node in nodes), Counter(node.subnet for node in nodes)
+    operators = Counter(node.operator.hex() for node in nodes)
+    return [
+        each
+        for each in everyone
+        if regions[each.region] < rules.per_region
+        and subnets[each.subnet] < rules.per_subnet
+        and operators[each.operator] < rules.per_operator
+    ]
+
+
+def _pend(state: State, segment: Segment, index: int, number: int) -> Segment:
+    size = rent.stripes_bytes(segment.stripes, index, segment.released)
+    promise(state, number, 1, size)
+    pending = Assignment(
+        node=number,
+        state=int(Holding.PENDING),
+        bytes=size,
+        leaf_count=rent.leaf_count(segment.stripes, index, segment.released),
+        draw=segment.redraws,
+        expires_epoch=state.epoch + state.params.reservation_epochs,
+    )
+    return replace(segment, assignments=put_at(segment.assignments, index, pending))
+
+
+def _draw(state: State, pool: Sequence[Candidate], count: int, loss_tolerance: int, identifier: bytes) -> Draw:
+    seed = tagged_hash(SEED_TAG, beacon_of(state, state.epoch), identifier)
+    try:
+        return draw(pool, count, Rules.for_loss_tolerance(loss_tolerance), seed)
+    except NotEnoughNodes as error:
+        raise Refused("not-enough-nodes", f"{error}: at this price, with room, collateral and long enough terms") from None
+
+
+def _numbers(state: State, node_ids: Sequence[bytes]) -> tuple[int, ...]:
+    numbers = tuple(state.node_number(node_id) for node_id in node_ids)
+    assert None not in numbers, "candidates are registered"
+    return tuple(number for number in numbers if number is not None)
