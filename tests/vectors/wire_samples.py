@@ -88,6 +88,7 @@ def samples() -> dict[str, bytes]:
         api.StageManyReply([DIGEST]),
         api.StagedReply([]),
         api.CommitRequest(bytes(16), 3, b"encoding", [b"fragment"], None, b"contract"),
+        api.PaidCommitRequest(api.CommitRequest(bytes(16), 3, b"encoding", [], None, b"contract"), b"ticket"),
         api.CommitReply(b"receipt"),
         api.ManifestRequest(b"manifest"),
         api.ManifestReply(True),

@@ -19,6 +19,7 @@
     |  |- UnsupportedVersion a version this release does not know
     |  `- IntegrityError     parses, but a hash or signature does not hold
     `- UnavailableError      the network cannot do it now
+       |- PaymentRequired   a paid node was asked to store what nobody pays for
        |- NotFoundError      nobody known has it
        |- NotEnoughNodes     too few nodes for the geometry
        |- NotEnoughFragments fewer than k fragments could be had
@@ -146,6 +147,12 @@ class IntegrityError(FormatError):
 
 class UnavailableError(DDSError):
     code = "unavailable"
+
+
+class PaymentRequired(UnavailableError):
+    """A paid node stores only what the ledger gave it."""
+
+    code = "payment-required"
 
 
 class NotFoundError(UnavailableError):

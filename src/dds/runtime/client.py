@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from dds.primitives.cid import CID
 from dds.primitives.errors import InputError
+from dds.runtime.contract_desk import Confirm, accept, open_desk
 from dds.runtime.get import Reading
 from dds.runtime.network import Network, open_network
 from dds.runtime.origin_client import OriginClient
@@ -22,6 +23,7 @@ from dds.runtime.put import Put
 from dds.runtime.results import ContentStat, Entry, GetResult, Progress, PutOptions, PutResult
 from dds.storage.catalog import Catalog
 from dds.storage.home import Home
+from dds.storage.source import SourceOptions, measure_dag
 from dds.transport.heap import CLIENT_KEPT_BYTES, CLIENT_MAPPED_BYTES_MIN, keep_freed_memory
 
 
@@ -43,19 +45,27 @@ class Client:
         progress: Callable[[Progress], None] = _silent,
         *,
         total_bytes: int | None = None,
+        confirm: Confirm = accept,
     ) -> PutResult:
         """Store a file, directory or stream; returns when every fragment has a durable receipt, or with ack "fast" when so
         many have that this home's origin daemon, which it is handed over to, may be left alone with the rest.
 
+        Where the network is paid, `confirm` is asked with the quote before anything is sent.
+
         Raises:
-            InputError, SourceChangedError: about the source or the options.
+            InputError, SourceChangedError: about the source or the options, or the quote was declined.
             NotEnoughNodes: too few nodes took their fragments; running it again resumes where it stopped.
         """
         options = options or PutOptions()
+        desk = open_desk(
+            self.network.client, self.network.name, self._home.client_config().ledger, self.network.key, options, confirm
+        )
         if options.ack == "fast":
+            if desk is not None and not confirm(await desk.offer(await dag_bytes(source, options))):
+                raise InputError("the quote was not accepted: nothing was stored", hint="accept it with --yes")
             return await OriginClient(self._home, self.network.client).put(source, options, progress)
-        put = Put(self.network, self._catalog, self._home.spool_dir, options, progress)
-        return await put.run(source, total_bytes)
+        put = Put(self.network, self._catalog, self._home.spool_dir, options, progress, desk=desk)
+        return await put.run(source, total_bytes, None if desk is None else await dag_bytes(source, options))
 
     async def get(
         self,
@@ -92,6 +102,14 @@ class Client:
     def _reading(self, content: CID, progress: Callable[[Progress], None]) -> Reading:
         note = self._catalog.content(content)
         return Reading(self.network, content, note.holders if note else (), progress)
+
+
+async def dag_bytes(source: Path | BinaryIO, options: PutOptions) -> int | None:
+    """How many bytes of blocks a source becomes, from its metadata; None for a stream."""
+    if not isinstance(source, Path):
+        return None
+    shape = SourceOptions(options.chunker, options.hidden, options.follow_symlinks)
+    return (await asyncio.to_thread(measure_dag, source, shape)).root.tsize
 
 
 @asynccontextmanager

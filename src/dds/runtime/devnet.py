@@ -37,6 +37,7 @@ from dds.storage.home import (
     Home,
     NodeConfig,
     NodeHome,
+    Role,
     load_client_config,
     write_atomic,
     write_client_config,
@@ -54,6 +55,10 @@ TRASH_WINDOW_S: Final = 10
 CAPACITY_BYTES: Final = 20 * GIB
 DAEMON: Final = "dds.runtime.daemon"
 HOSTILE_DAEMON: Final = "dds.runtime.hostile"  # a test aid: serves altered bytes
+LEDGER_DAEMON: Final = "dds.runtime.ledger_daemon"
+LEDGER: Final = "ledger"  # what its process is called beside the nodes
+EPOCH_MS_MIN: Final = 1_000
+LEDGERS: Final = ("embedded", "none")
 
 RUNNING, STOPPED, PAUSED, STARTING = "running", "stopped", "paused", "starting"
 
@@ -65,6 +70,8 @@ class Shape:
     nodes: int = 20
     regions: int = 5
     operators: int = 10
+    ledger: str = "embedded"  # or "none": nobody pays, nobody is paid
+    epoch_ms: int = 5_000  # of the ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,7 @@ class Member:
     region: str
     operator: str
     subnet: str
-    roles: tuple[str, ...]
+    roles: tuple[Role, ...]
     address: str
 
 
@@ -148,6 +155,7 @@ class Devnet:
             else:
                 self._check_can_start_again(shape)
             try:
+                self._start_ledger()
                 self._start([member.name for member in self.members()], on_ready)
             except BaseException:
                 self._stop_all()
@@ -225,7 +233,8 @@ class Devnet:
         """The live processes of the named nodes; without names, of every node that has a directory here."""
         if names is None:
             directory = self.home.devnet_dir / "nodes"
-            return processes.find(directory.iterdir()) if directory.is_dir() else {}
+            homes = list(directory.iterdir()) if directory.is_dir() else []
+            return processes.find(homes)
         return processes.find(self.node_home(name).root for name in names)
 
     def _status(self, member: Member, process: psutil.Process | None) -> NodeStatus:
@@ -292,17 +301,35 @@ class Devnet:
         return self.node_home(name).root / "console.log"
 
     def _stop_all(self) -> int:
+        """The nodes first: they have something to say to the ledger until the end."""
         stopped = 0
         while found := self._processes():
             processes.terminate(found.values(), grace_s=STOP_GRACE_S)
             stopped += len(found)
+        while found := processes.find([self._ledger_root]):
+            processes.terminate(found.values(), grace_s=STOP_GRACE_S)
         return stopped
+
+    @property
+    def _ledger_root(self) -> Path:
+        return self.home.devnet_dir / LEDGER
+
+    def _start_ledger(self) -> None:
+        """Start the ledger's host where there is one and it does not run."""
+        if not self._ledger_root.is_dir() or processes.find([self._ledger_root]):
+            return
+        console = self._ledger_root / "console.log"
+        _, pipe = processes.spawn(LEDGER_DAEMON, self._ledger_root, console=console)
+        for problem in processes.await_ready({LEDGER: pipe}, timeout_s=READY_TIMEOUT_S, on_ready=lambda _: None).values():
+            raise UnavailableError(f"the ledger did not start: {problem}: {processes.last_line(console)}")
 
     def _lay_out(self, shape: Shape, capacity_bytes: int) -> None:
         _check_shape(shape)
         self._check_home_is_free()
         network = f"devnet-{secrets.token_hex(4)}"
-        members = [self._new_member(number, port, shape) for number, port in enumerate(free_ports(shape.nodes))]
+        *node_ports, ledger_port = free_ports(shape.nodes + 1)
+        members = [self._new_member(number, port, shape) for number, port in enumerate(node_ports)]
+        ledger = self._lay_out_ledger(network, members, ledger_port, shape, capacity_bytes)
         peers = tuple(f"{member.id}@{member.address}" for member in members)
         hosts = tuple(member.address for member in members)
         for member in members:
@@ -315,13 +342,15 @@ class Devnet:
                 region=member.region,
                 operator=member.operator,
                 subnet=member.subnet,
+                roles=member.roles,
+                ledger=ledger,
                 capacity_bytes=capacity_bytes,
                 trash_window_s=TRASH_WINDOW_S,
                 bootstrap=tuple(peer for peer in peers if not peer.startswith(member.id)),
                 dht_bootstrap=tuple(host for host in hosts if host != member.address),
             )
             write_node_config(self.node_home(member.name).config_file, config)
-        write_client_config(self.home.config_file, ClientConfig(network, peers, hosts))
+        write_client_config(self.home.config_file, ClientConfig(network, peers, hosts, ledger=ledger, accept_quotes=True))
         write_atomic(self._plan_file, msgspec.json.encode(_Plan(1, network, shape, tuple(members))))
 
     def _new_member(self, number: int, port: int, shape: Shape) -> Member:
@@ -330,7 +359,16 @@ class Devnet:
         node.root.mkdir(mode=PRIVATE_DIRECTORY_MODE, parents=True, exist_ok=True)
         key = load_or_create_key(node.key_file)
         region, operator = f"region-{number % shape.regions}", f"operator-{number % shape.operators}"
-        return Member(name, id_text(key.public), region, operator, f"subnet-{number}", ("ssn",), f"127.0.0.1:{port}")
+        is_witness = shape.ledger != "none" and number < shape.operators  # the first node of each operator
+        roles: tuple[Role, ...] = ("ssn", "witness") if is_witness else ("ssn",)
+        return Member(name, id_text(key.public), region, operator, f"subnet-{number}", roles, f"127.0.0.1:{port}")
+
+    def _lay_out_ledger(self, network: str, members: Sequence[Member], port: int, shape: Shape, capacity_bytes: int) -> str:
+        if shape.ledger == "none":
+            return ""
+        from dds.runtime.devnet_ledger import lay_out
+
+        return lay_out(self.home, network, members, port, capacity_bytes=capacity_bytes, epoch_ms=shape.epoch_ms)
 
     def _check_home_is_free(self) -> None:
         """A devnet writes config.toml: never over one that connects to another network."""
@@ -343,7 +381,7 @@ class Devnet:
 
     def _remove(self) -> None:
         """Remove the network and what this home knew of it; the creator's key stays."""
-        for path in (self.home.devnet_dir / "nodes", self.home.spool_dir):
+        for path in (self.home.devnet_dir / "nodes", self._ledger_root, self.home.spool_dir):
             shutil.rmtree(path, ignore_errors=True)
         for pattern in ("catalog.sqlite*", "config.toml"):
             for path in self.home.root.glob(pattern):
@@ -409,3 +447,7 @@ def _check_shape(shape: Shape) -> None:
     for what, count in (("regions", shape.regions), ("operators", shape.operators)):
         if not 1 <= count <= shape.nodes:
             raise InputError(f"{shape.nodes} nodes can have 1 to {shape.nodes} {what}, not {count}")
+    if shape.ledger not in LEDGERS:
+        raise InputError(f"no such ledger: {shape.ledger[:20]!r}", hint="it is one of " + ", ".join(LEDGERS))
+    if shape.epoch_ms < EPOCH_MS_MIN:
+        raise InputError(f"an epoch has at least {EPOCH_MS_MIN} ms, not {shape.epoch_ms}")

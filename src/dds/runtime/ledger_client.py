@@ -40,7 +40,7 @@ from dds.primitives.keys import SigningKey
 from dds.primitives.units import KIB
 from dds.storage.home import parse_node_address
 from dds.transport.client import PeerClient
-from dds.wire.codec import Message, decode
+from dds.wire.codec import Message, decode, encode
 from dds.wire.ledger import TX_BYTES_MAX, AnyBody, sign_tx
 from dds.wire.ledger_api import (
     BLOCK_REPLY_BYTES_MAX,
@@ -229,6 +229,10 @@ class LedgerClient:
         reply = await _patiently(
             lambda: self._call("/v1/ledger/entries", request, EntriesReply, ENTRIES_REPLY_BYTES_MAX, READ_TIMEOUT_S)
         )
+        return self._checked(reply, wanted, oldest)
+
+    def _checked(self, reply: EntriesReply, wanted: Sequence[tuple[Table[Any], bytes]], oldest: int) -> list[Any]:
+        keys = [table.key(identifier) for table, identifier in wanted]
         head = self._believe(reply.head, oldest)
         if not 0 < len(reply.entries) <= len(keys):
             raise self._broken(f"{len(keys)} keys have {len(reply.entries)} entries")
@@ -238,6 +242,16 @@ class LedgerClient:
                 raise self._broken(f"the proof of entry {key.hex()[:16]} does not hold at height {head.height}")
             values.append(None if entry.value is None else self._parse(entry.value, table.kind))
         return values
+
+    async def proven(self, table: Table[V], identifier: bytes) -> tuple[V | None, bytes]:
+        """An entry, and an EntriesReply's bytes that prove it to whoever trusts the same host."""
+        key = table.key(identifier)
+        oldest = self._height
+        request = EntriesRequest([key])
+        reply = await _patiently(
+            lambda: self._call("/v1/ledger/entries", request, EntriesReply, ENTRIES_REPLY_BYTES_MAX, READ_TIMEOUT_S)
+        )
+        return cast("V | None", self._checked(reply, [(table, identifier)], oldest)[0]), encode(reply)
 
     # ---- the rest
 

@@ -45,7 +45,16 @@ from dds.runtime.staging import STAGED_SHARE_OF_CAPACITY, StagingQuota
 from dds.runtime.supervisor import supervise
 from dds.runtime.upkeep import StoreKeeper, pace_for
 from dds.storage.fragment_store import FragmentStore, StoreConfig
-from dds.storage.home import Home, NodeConfig, NodeHome, NodeState, parse_host_port, private_directory, write_node_config
+from dds.storage.home import (
+    Home,
+    NodeConfig,
+    NodeHome,
+    NodeState,
+    parse_host_port,
+    parse_node_address,
+    private_directory,
+    write_node_config,
+)
 from dds.storage.keyfile import load_or_create_key
 from dds.transport.bandwidth import Bandwidth
 from dds.transport.client import PeerClient
@@ -64,6 +73,7 @@ STORING_ROLES: Final = frozenset({"ssn", "asn"})
 ANNOUNCING: Final = AnnouncerConfig(puts_per_s_max=10, first_after_s=5.0)
 
 if TYPE_CHECKING:
+    from dds.runtime.admission import Admission
     from dds.runtime.origin import Origin
 
 _log: Final = logging.getLogger("dds.node")
@@ -197,6 +207,16 @@ class Node:
         """Whether the node keeps fragments for others."""
         return not STORING_ROLES.isdisjoint(self.config.roles)
 
+    def _make_admission(self) -> Admission:
+        """Imported here: a node that is not paid carries nothing of the ledger."""
+        from dds.runtime.admission import Admission
+        from dds.runtime.ledger_client import LedgerClient
+
+        host, address, port = parse_node_address(self.config.ledger)
+        self._client.learn(host, [(address, port)])
+        ledger = LedgerClient(self._client, host, network=self.config.network)
+        return Admission(ledger, self.node_id, lambda: time.time_ns() // 1_000_000)
+
     def _make_origin(self, bandwidth: Bandwidth) -> Origin:
         """Imported here: a node that is no origin carries nothing of what a put needs."""
         from dds.runtime.origin import Origin, OriginParts
@@ -215,7 +235,13 @@ class Node:
     def _routes(self) -> NodeRoutes:
         service = NodeService(self.store, self._key, self.config.network)
         faces = NodeFaces(
-            self.peers.own_record, self.peers.shared, self.health, self.metrics_page, self._committed, self._published
+            self.peers.own_record,
+            self.peers.shared,
+            self.health,
+            self.metrics_page,
+            self._committed,
+            self._published,
+            self._make_admission() if self.config.ledger else None,
         )
         return NodeRoutes(service, self._pool, self.quota, faces)
 

@@ -17,10 +17,10 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from dds.primitives.cid import CID, cid_text, parse_cid
-from dds.primitives.errors import InputError, LimitError, NotFoundError
+from dds.primitives.errors import InputError, LimitError, NotFoundError, PaymentRequired
 from dds.primitives.ids import ID_BYTES, UPLOAD_ID_BYTES, FragmentRoot, NodeID, SegmentID, UploadID, parse_id
 from dds.primitives.units import BLOCK_BYTES_MAX, KIB
 from dds.runtime.metrics import CONTENT_TYPE as METRICS_TYPE
@@ -47,6 +47,7 @@ from dds.wire.api import (
     LeavesRequest,
     ManifestReply,
     ManifestRequest,
+    PaidCommitRequest,
     PeersReply,
     ReadRequest,
     StagedReply,
@@ -57,12 +58,17 @@ from dds.wire.api import (
 from dds.wire.codec import decode
 from dds.wire.manifest import SIGNED_MANIFEST_BYTES_MAX, Manifest
 
+if TYPE_CHECKING:
+    from dds.runtime.admission import Admission
+
 FRAMES_BYTES_MAX = FRAME_BODY_BYTES_MAX + 4 * (FRAMES_MAX + 1)
 MANIFEST_REQUEST_BYTES_MAX = SIGNED_MANIFEST_BYTES_MAX + KIB
 STAGED_REPLY_BYTES_MAX = 256 * KIB
 LEAVES_REPLY_BYTES_MAX = FRAGMENT_BODY_BYTES_MAX + LEAVES_MAX * 16 * (ID_BYTES + 2) + 4 * KIB
 METRICS_REPLY_BYTES_MAX = 128 * KIB
 READ_REQUEST_BYTES_MAX = FRAMES_MAX * (ID_BYTES + 24) + KIB
+
+TICKET_BYTES_MAX = 64 * KIB
 
 BlockSource = Callable[[CID], Awaitable[bytes | None]]
 Params = ParamSpec("Params")
@@ -79,6 +85,7 @@ class NodeFaces:
     metrics: Callable[[], Awaitable[str]]  # the Prometheus page
     committed: Callable[[Receipted], None]  # a share of a segment has become durable
     published: Callable[[Manifest], None]  # a manifest has
+    admission: Admission | None = None  # of a node that is paid
 
 
 class NodeRoutes:
@@ -113,6 +120,13 @@ class NodeRoutes:
             Route("GET", upload, self._get_upload, max_reply_bytes=STAGED_REPLY_BYTES_MAX, peer_required=True),
             Route("DELETE", upload, self._delete_upload, peer_required=True),
             rpc_route("/v1/commit", CommitRequest, self._commit, max_body_bytes=COMMIT_BYTES_MAX, peer_required=True),
+            rpc_route(
+                "/v1/commit/paid",
+                PaidCommitRequest,
+                self._commit_paid,
+                max_body_bytes=COMMIT_BYTES_MAX + TICKET_BYTES_MAX,
+                peer_required=True,
+            ),
             rpc_route("/v1/manifests", ManifestRequest, self._manifest, max_body_bytes=manifest_max, peer_required=True),
         ]
 
@@ -186,10 +200,23 @@ class NodeRoutes:
         return Response(200)
 
     async def _commit(self, request: Request, message: CommitRequest) -> CommitReply:
-        peer = _writer(request)
-        upload = UploadID(message.upload)
+        if self._faces.admission is not None:
+            raise PaymentRequired(
+                "this node is paid by the ledger: it stores what a reservation gave it", hint="name the ledger in config.toml"
+            )
+        return await self._make_permanent(request, message, None)
+
+    async def _commit_paid(self, request: Request, message: PaidCommitRequest) -> CommitReply:
+        admission, commit = self._faces.admission, message.commit
+        if admission is None:
+            raise InputError("this node is not paid: it knows no ledger", hint="it must name one in node.toml")
+        bytes_max = await admission.check(commit.contract, message.ticket, commit.encoding)
+        return await self._make_permanent(request, commit, bytes_max)
+
+    async def _make_permanent(self, request: Request, message: CommitRequest, bytes_max: int | None) -> CommitReply:
+        peer, upload = _writer(request), UploadID(message.upload)
         mark = self._quota.mark(peer, upload)
-        done = await self._run(self._service.commit, peer, message)
+        done = await self._run(self._service.commit, peer, message, bytes_max)
         self._quota.correct(peer, upload, done.left, mark)
         self._faces.committed(done)
         return CommitReply(done.receipt)

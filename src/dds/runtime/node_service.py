@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dds.primitives.cid import CID, cid_text
-from dds.primitives.errors import CorruptError, FormatError, InputError, LimitError, NotFoundError
+from dds.primitives.errors import CorruptError, FormatError, InputError, LimitError, NotFoundError, PaymentRequired
 from dds.primitives.ids import ID_BYTES, UPLOAD_ID_BYTES, FragmentRoot, NodeID, SegmentID, UploadID, id_text
 from dds.primitives.keys import SigningKey
 from dds.primitives.units import RECORD_BYTES_MAX, STRIPES_PER_SEGMENT_MAX
@@ -94,10 +94,11 @@ class NodeService:
         self._store.abort(upload, owner)
         return self.left(owner, upload)
 
-    def commit(self, owner: NodeID, request: CommitRequest) -> Receipted:
+    def commit(self, owner: NodeID, request: CommitRequest, bytes_max: int | None = None) -> Receipted:
         """Make a share of a segment permanent; the same request again gives a receipt for the same.
 
         Raises:
+            PaymentRequired: more than the `bytes_max` that are paid for.
             FormatError, IntegrityError: a record that does not hold.
             InputError: no such index, a fragment or a manifest that does not belong to the segment.
             NotFoundError: not everything that the index holds was staged or sent along.
@@ -108,6 +109,8 @@ class NodeService:
         encoding = decode_encoding(envelope.payload)
         if request.index >= encoding.width:
             raise InputError(f"index {request.index} of a segment with {encoding.width} fragments a stripe")
+        if bytes_max is not None:
+            _check_paid_for(encoding, request.index, bytes_max)
         manifest = None if request.manifest is None else self._manifest_naming(request.manifest, encoding.segment_id)
         note = _note(manifest, request.manifest) if manifest is not None and request.manifest is not None else None
         upload = UploadID(request.upload)
@@ -257,6 +260,12 @@ def check_read_request(request: ReadRequest) -> None:
 def named_segments(manifest: Manifest) -> list[SegmentID]:
     """The segments that a root section names itself, data first."""
     return [row.segment_id for body in (manifest.body, manifest.meta) for row in body.segments]
+
+
+def _check_paid_for(encoding: EncodingRecord, index: int, bytes_max: int) -> None:
+    size = sum(record.size for _, record in encoding.fragments_of(index))
+    if size > bytes_max:
+        raise PaymentRequired(f"index {index} of the segment has {size} bytes, and {bytes_max} are reserved")
 
 
 def _check_commit_shape(request: CommitRequest) -> None:

@@ -28,6 +28,7 @@ from dds.primitives.errors import CorruptError, DDSError, FormatError, InputErro
 from dds.primitives.hashing import tagged_hash
 from dds.primitives.ids import NodeID
 from dds.primitives.keys import SigningKey
+from dds.runtime.contract_desk import accept, open_desk
 from dds.runtime.logs import event
 from dds.runtime.network import Network, put_origin_record
 from dds.runtime.put import KeptSource, Put
@@ -315,9 +316,11 @@ class Origin:
             job.saved = msgspec.structs.replace(job.saved, is_enough=True, result=told)
             job.tasks.append(asyncio.create_task(self._is_enough(job, network, holders)))
 
-        put = Put(network, catalog, self._home.spool_dir, options, on_progress, serve=False, on_enough=on_enough)
+        desk = open_desk(network.client, network.name, self._config.ledger, self._identity, options, confirm=accept)
+        put = Put(network, catalog, self._home.spool_dir, options, on_progress, serve=False, on_enough=on_enough, desk=desk)
         key = tagged_hash(b"dds/origin-job/v1", self._identity.public, job.id.encode())
-        return _result_message(await put.run(KeptSource(job.blocks, _source(asked).name, key)), geometry.m)
+        source = KeptSource(job.blocks, _source(asked).name, key)
+        return _result_message(await put.run(source, None, job.copy_bytes), geometry.m)
 
     async def _is_enough(self, job: Job, network: Network, holders: list[NodeID]) -> None:
         """The content can be read without us: say where, and note it. The receipts are durable where they were given."""
@@ -381,7 +384,18 @@ def _source(put: OriginPut) -> Path:
 
 
 def _options(put: OriginPut) -> PutOptions:
-    return PutOptions(put.class_name, put.k, put.m, put.chunker, put.hidden, put.follow_symlinks, ack="fast", dedup=put.dedup)
+    return PutOptions(
+        put.class_name,
+        put.k,
+        put.m,
+        put.chunker,
+        put.hidden,
+        put.follow_symlinks,
+        ack="fast",
+        dedup=put.dedup,
+        term=put.term,
+        price_max=put.price_max,
+    )
 
 
 def _result_message(result: PutResult, losses_survived: int) -> OriginResult:

@@ -89,6 +89,8 @@ class OriginClient:
             options.hidden,
             options.follow_symlinks,
             options.dedup,
+            options.term,
+            options.price_max,
         )
         try:
             raw = await self._client.post(

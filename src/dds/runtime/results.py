@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from dds.primitives.cid import CID
 from dds.primitives.ids import NodeID, PublisherID, SegmentID
+from dds.wire.origin import Payment as Payment
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,8 @@ class PutOptions:
     follow_symlinks: bool = False
     ack: str = "all"  # "fast" returns at k + ceil(2m/3) receipts and needs a running origin daemon
     dedup: str = "network"  # what need not be sent: "network" asks for it there, "home" knows this home's puts only, "off" none
+    term: str = ""  # how long it is paid for, where the network is paid: "30d", or a number of epochs; empty: 720 epochs
+    price_max: int | None = None  # per MiB-epoch; None: twice the price that was quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class PutResult:
     seconds: float
     reused_from_others_bytes: int = 0  # of reused_bytes: encoded by other publishers, read back and checked
     notes: list[str] = field(default_factory=list)  # bent rules, replaced nodes
+    payment: Payment | None = None  # where the network is paid
     losses_survived: int | None = None  # with ack "fast": how many nodes of any segment may go at this moment
 
 

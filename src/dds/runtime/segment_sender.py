@@ -45,8 +45,8 @@ from dds.protocol.upload import (
 )
 from dds.runtime.network import Network
 from dds.runtime.spool import Spool
-from dds.wire.api import INLINE_BYTES_MAX, CommitReply, CommitRequest, StagedReply
-from dds.wire.receipts import Receipt, open_receipt
+from dds.wire.api import INLINE_BYTES_MAX, CommitReply, CommitRequest, PaidCommitRequest, StagedReply
+from dds.wire.receipts import open_receipt
 from dds.wire.segment import EncodingRecord, StripeShape
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ REPLY_BYTES_MAX: Final = 64 << 10
 @dataclass(slots=True)
 class SegmentOutcome:
     holders: tuple[NodeID, ...]
-    receipts: list[Receipt]
+    receipts: list[bytes]  # signed, by index
     sent_bytes: int
     replaced: list[tuple[int, NodeID, Failure]]
 
@@ -87,6 +87,8 @@ class SegmentSender:
     spool_path: Path
     resume: bool = False  # a broken put left fragments at these nodes
     on_sent: Callable[[int], None] = lambda count: None
+    contract: bytes = b""  # the reservation that receipts must name; empty where nothing is paid
+    ticket: bytes = b""  # proves it
     fast_m: int | None = None  # with --ack fast: the parity fragments of which floor(m/3) need not have their receipts
     enough: asyncio.Event = field(default_factory=asyncio.Event)  # so many receipts are there (with `fast_m`)
     _late: asyncio.Lock = field(default_factory=asyncio.Lock)  # one fragment at a time is made again
@@ -97,7 +99,7 @@ class SegmentSender:
     _roots: dict[int, list[FragmentRoot]] = field(default_factory=dict)
     _tasks: dict[tuple[int, NodeID], set[asyncio.Task[None]]] = field(default_factory=dict)
     _already: dict[NodeID, asyncio.Task[set[bytes]]] = field(default_factory=dict)
-    _receipts: dict[int, Receipt] = field(default_factory=dict)
+    _receipts: dict[int, tuple[NodeID, bytes]] = field(default_factory=dict)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _outcome: asyncio.Future[tuple[NodeID, ...]] = field(init=False)
     _ticker: asyncio.Task[None] | None = None
@@ -151,8 +153,12 @@ class SegmentSender:
         self._start_ticker()
         self._perform(self._machine.all_ready(self._now()))
         holders = await asyncio.shield(self._outcome)  # who is cancelled here must not cancel what `cancel` still settles
-        receipts = [self._receipts[index] for index in range(len(holders))]
-        return SegmentOutcome(holders, receipts, self._sent_bytes, self._machine.replaced)
+        return SegmentOutcome(holders, self.receipts, self._sent_bytes, self._machine.replaced)
+
+    @property
+    def receipts(self) -> list[bytes]:
+        """Those that are here, signed, by ascending index."""
+        return [self._receipts[index][1] for index in sorted(self._receipts)]
 
     @property
     def segment_id(self) -> SegmentID:
@@ -167,7 +173,7 @@ class SegmentSender:
     @property
     def receipted(self) -> tuple[NodeID, ...]:
         """Those whose receipts are here, by index."""
-        return tuple(NodeID(self._receipts[index].node_id) for index in sorted(self._receipts))
+        return tuple(self._receipts[index][0] for index in sorted(self._receipts))
 
     def read(self, ranges: Sequence[SlotRange]) -> bytes:
         """Bytes of the data space, from the spool or from what is held back for the commit. Blocks on the disk.
@@ -318,20 +324,25 @@ class SegmentSender:
         closing = self._closing
         assert closing is not None
         inline = [bytes(s.fragments[index]) for s in self._held_back.values() if index < len(s.fragments)]
-        request = CommitRequest(self.upload_id, index, closing.encoding, inline, closing.manifest)
+        request = CommitRequest(self.upload_id, index, closing.encoding, inline, closing.manifest, self.contract)
         try:
-            reply = await self.network.client.call(
-                node, "/v1/commit", request, CommitReply, max_bytes=REPLY_BYTES_MAX, timeout_s=COMMIT_TIMEOUT_S
-            )
-            receipt = self._check_receipt(reply.receipt, index, node)
+            reply = await self._ask_to_commit(node, request)
+            self._check_receipt(reply.receipt, index, node)
         except DDSError as error:
             self._fail(index, node, error)
             return
         self._count(sum(map(len, inline)))
-        self._receipts[index] = receipt
+        self._receipts[index] = node, reply.receipt
         self._perform(self._machine.committed_by(index, node, self._now()))
 
-    def _check_receipt(self, raw: bytes, index: int, node: NodeID) -> Receipt:
+    async def _ask_to_commit(self, node: NodeID, request: CommitRequest) -> CommitReply:
+        path = "/v1/commit/paid" if self.ticket else "/v1/commit"
+        message = PaidCommitRequest(request, self.ticket) if self.ticket else request
+        return await self.network.client.call(
+            node, path, message, CommitReply, max_bytes=REPLY_BYTES_MAX, timeout_s=COMMIT_TIMEOUT_S
+        )
+
+    def _check_receipt(self, raw: bytes, index: int, node: NodeID) -> None:
         closing = self._closing
         assert closing is not None
         receipt = open_receipt(raw, self.network.name)
@@ -350,9 +361,8 @@ class SegmentSender:
         )
         if claim != due:
             raise IntegrityError("a receipt for something else than was sent", expected=str(due), actual=str(claim))
-        if receipt.contract or 0 < receipt.expires_ms <= self.network.now_ms():
-            raise IntegrityError("a receipt for a contract that there is not, or that is over already")
-        return receipt
+        if receipt.contract != self.contract or 0 < receipt.expires_ms <= self.network.now_ms():
+            raise IntegrityError("a receipt for another contract than the upload's, or that is over already")
 
     def _fail_locally(self, error: BaseException) -> None:
         if not self._outcome.done():

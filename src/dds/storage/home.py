@@ -62,6 +62,7 @@ class ClientConfig:
     dht_bootstrap: Hosts = ()
     host: Host = "127.0.0.1"  # bound while a put serves its own content; others read from it only at an address they can dial
     ledger: LedgerAddress = ""  # the ledger host that is asked and sent to; empty: this home uses none
+    accept_quotes: bool = False  # a put shows what it costs and goes on, without being asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ class NodeConfig:
     origin_bytes_max: ByteCount = 100 * GIB  # of an origin's own copies, together
     bootstrap: Peers = ()
     dht_bootstrap: Hosts = ()
+    ledger: LedgerAddress = ""  # the ledger host that it is paid by; empty: it stores for nothing
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -276,7 +278,8 @@ def load_node_config(path: Path) -> NodeConfig:
         ConfigError: naming the file and the key.
     """
     config = load_config(path, NodeConfig)
-    _check_addresses(path, config.bootstrap, config.dht_bootstrap + config.advertised)
+    nodes = config.bootstrap + ((config.ledger,) if config.ledger else ())
+    _check_addresses(path, nodes, config.dht_bootstrap + config.advertised)
     return config
 
 
@@ -357,6 +360,8 @@ def write_config(path: Path, config: Any) -> None:
 
 def _toml_value(value: object) -> str:
     match value:
+        case bool():
+            return str(value).lower()
         case int():
             return str(value)
         case tuple():

@@ -25,6 +25,7 @@ from dds.primitives.errors import (
     LimitError,
     LocalError,
     NotFoundError,
+    PaymentRequired,
     RemoteError,
     StorageError,
     UnavailableError,
@@ -121,6 +122,7 @@ def message_response(message: Message, status: int = 200) -> Response:
 # ---- errors
 
 _STATUS: Final[Sequence[tuple[type[DDSError], int]]] = (  # the first that fits
+    (PaymentRequired, 402),
     (NotFoundError, 404),
     (IntegrityError, 422),
     (FormatError, 400),

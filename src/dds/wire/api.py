@@ -7,6 +7,7 @@
     GET  /v1/uploads/{upload}              StagedReply: what a broken put need not send again
     DELETE /v1/uploads/{upload}            forget what is staged
     POST /v1/commit                        CommitRequest -> CommitReply (the receipt)
+    POST /v1/commit/paid                   PaidCommitRequest -> CommitReply
     POST /v1/manifests                     ManifestRequest -> ManifestReply
     GET  /v1/content/{cid}                 ContentReply: manifests, and for small content everything else too
     GET  /v1/segments/{segment}            SegmentReply: encoding records and the indices held
@@ -74,6 +75,13 @@ class CommitRequest(Message, frozen=True):
     inline: list[bytes]  # fragments that were not staged; matched to the records by their root
     manifest: bytes | None  # Signed manifest root section, kept beside the segment
     contract: bytes = b""
+
+
+class PaidCommitRequest(Message, frozen=True):
+    """A commit under a contract of the ledger."""
+
+    commit: CommitRequest
+    ticket: bytes  # the reservation's entry, proven: wire/ledger_api.py EntriesReply
 
 
 class CommitReply(Message, frozen=True):

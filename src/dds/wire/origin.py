@@ -38,6 +38,25 @@ class OriginPut(Message, frozen=True):
     hidden: bool
     follow_symlinks: bool
     dedup: str = "network"
+    term: str = ""
+    price_max: int | None = None
+
+
+class Payment(Message, frozen=True):
+    """What a put was charged, in base units."""
+
+    contract: bytes
+    price: int  # per MiB-epoch
+    term_epochs: int
+    rent: int
+    fee: int
+    reserve: int  # for repairs; what is not needed comes back, as rent that nobody earned does
+    segments: int  # registered
+    sponsored: int  # stored before, and paid for by this put too
+
+    @property
+    def total(self) -> int:
+        return self.rent + self.fee + self.reserve
 
 
 class OriginResult(Message, frozen=True):
@@ -61,6 +80,7 @@ class OriginResult(Message, frozen=True):
     notes: list[str]
     losses_survived: int | None
     reused_from_others_bytes: int = 0
+    payment: Payment | None = None
 
 
 class OriginJob(Message, frozen=True):

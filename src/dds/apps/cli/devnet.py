@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -48,15 +48,28 @@ def up(
     nodes: Annotated[int | None, typer.Option(help="How many nodes [default: 20]")] = None,
     regions: Annotated[int | None, typer.Option(help="Over how many regions [default: 5]")] = None,
     operators: Annotated[int | None, typer.Option(help="Of how many operators [default: 10]")] = None,
+    ledger: Annotated[
+        Literal["embedded", "none"] | None,
+        typer.Option(help="Who keeps the books: one sequencer, or nobody [default: embedded]"),
+    ] = None,
+    epoch: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="How long an epoch of the ledger lasts [default: 5]")
+    ] = None,
     capacity: Annotated[str, typer.Option(metavar="SIZE", help="Disk space a node may use.")] = "20GiB",
 ) -> None:
     """Start a network; the nodes outlive this command until 'dds devnet down'."""
     from dds.runtime.devnet import Shape
 
     shape = None
-    if (nodes, regions, operators) != (None, None, None):
+    if (nodes, regions, operators, ledger, epoch) != (None,) * 5:
         count = 20 if nodes is None else nodes
-        shape = Shape(count, min(5, count) if regions is None else regions, min(10, count) if operators is None else operators)
+        shape = Shape(
+            count,
+            min(5, count) if regions is None else regions,
+            min(10, count) if operators is None else operators,
+            ledger or "embedded",
+            5_000 if epoch is None else int(epoch * 1000),
+        )
     devnet = _devnet(session, create=True)
     with _counting(session) as on_ready:
         rows = devnet.up(shape, capacity_bytes=parse_size(capacity), on_ready=on_ready)

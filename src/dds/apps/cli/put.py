@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,11 +13,16 @@ from dds.apps.cli.cid import STDIN, Chunker, ChunkerOption, HiddenOption, check_
 from dds.apps.cli.session import Session, command, fields, progress_on, with_client
 from dds.primitives.cid import cid_text
 from dds.primitives.errors import InputError
+from dds.primitives.ids import id_text
 from dds.primitives.units import K_MAX, N_MAX, human_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dds.runtime.client import Client
+    from dds.runtime.contract_desk import Offer
     from dds.runtime.results import PutOptions, PutResult
+    from dds.wire.origin import Payment
 
 ClassName = Literal["standard", "hot", "custom"]
 
@@ -45,17 +51,23 @@ def put(
         typer.Option(help="What need not be sent: what the network has; what this home has put; nothing."),
     ] = "network",
     hidden: HiddenOption = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before something that costs.")] = False,
+    term: Annotated[str, typer.Option(metavar="TERM", help="How long it is paid for: 30d, 12h, or a number of epochs.")] = "",
+    max_price: Annotated[
+        str, typer.Option("--max-price", metavar="AMOUNT", help="The most per TiB of fragments and 720 epochs.")
+    ] = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Accept the quote without being asked.")] = False,
 ) -> None:
     """Store PATH on the network and print its ContentID."""
-    options = _options(class_name, k, m, chunker, ack, hidden, dedup)
+    options = replace(_options(class_name, k, m, chunker, ack, hidden, dedup), term=term, price_max=_price(max_price))
     check_paths(paths)
+
+    confirm = quote_prompt(session, accept=yes)
 
     async def work(client: Client) -> None:
         for path in paths:
             source = sys.stdin.buffer if path == STDIN else Path(path)
             with progress_on(session) as report:
-                result = await client.put(source, options, report)
+                result = await client.put(source, options, report, confirm=confirm)
             session.result({"path": path, **fields(result)}, cid_text(result.content))
             for line in summary(result):
                 session.say(line)
@@ -74,6 +86,54 @@ def _options(class_name: str, k: int | None, m: int | None, chunker: Chunker, ac
         if not 1 <= k <= K_MAX or m < 1 or k + m > N_MAX:
             raise InputError(f"no such geometry: {k}+{m}", hint=f"k is 1 to {K_MAX}, m at least 1, k + m at most {N_MAX}")
     return PutOptions(class_name=class_name, k=k, m=m, chunker=chunker, hidden=hidden, ack=ack, dedup=dedup)
+
+
+def _price(text: str) -> int | None:
+    from dds.primitives.money import parse_tokens
+    from dds.protocol.quote import price_per_mib_epoch
+
+    return price_per_mib_epoch(parse_tokens(text)) if text else None
+
+
+def quote_prompt(session: Session, *, accept: bool) -> Callable[[Offer], bool]:
+    """Shows the quote on standard error; accepted by --yes, by the home's own setting, or by whoever is at the terminal."""
+    accept = accept or session.open_home().client_config().accept_quotes
+
+    def confirm(offer: Offer) -> bool:
+        for line in quote_lines(offer):
+            session.say(line)
+        if accept:
+            return True
+        if session.json or not sys.stdin.isatty():
+            return False
+        return typer.confirm("Store it?", err=True)
+
+    return confirm
+
+
+def quote_lines(offer: Offer) -> list[str]:
+    """A quote for people."""
+    from dds.primitives.money import format_tokens
+
+    quote = offer.quote
+    hours = quote.term_epochs * offer.epoch_ms / 3_600_000
+    length = f"{hours / 24:.0f} days" if hours >= 48 else f"{hours:.1f} hours"
+    return [
+        f"quote: at most {format_tokens(quote.total)} for {human_bytes(quote.stored_bytes)} on the nodes, "
+        f"{quote.term_epochs:,} epochs ({length})",
+        f"       rent {format_tokens(quote.rent)}, fee {format_tokens(quote.fee)}, "
+        f"repair reserve {format_tokens(quote.reserve)} (comes back if unused)",
+        f"       price {format_tokens(quote.price_per_tib_month)} per TiB and 720 epochs; "
+        f"from escrow {format_tokens(quote.total - offer.deposit)}, from your account {format_tokens(offer.deposit)}",
+    ]
+
+
+def paid(payment: Payment) -> str:
+    """What was charged, for people."""
+    from dds.primitives.money import format_tokens
+
+    what = f"{payment.segments} segments" + (f", {payment.sponsored} that were stored before" if payment.sponsored else "")
+    return f"paid {format_tokens(payment.total)} into contract {id_text(payment.contract)[:12]}... for {what}"
 
 
 def summary(result: PutResult) -> list[str]:
@@ -99,4 +159,6 @@ def summary(result: PutResult) -> list[str]:
     if repeated or squeezed:
         lines.append(f"saved {human_bytes(repeated)} by deduplication, {human_bytes(squeezed)} by compression")
     lines.append(f"sent {human_bytes(result.sent_bytes)}")
+    if result.payment is not None:
+        lines.append(paid(result.payment))
     return lines + [f"note: {note}" for note in result.notes]

@@ -65,7 +65,7 @@ def reserve(state: State, tx: Tx, body: Reserve) -> None:
         full = _full(state, drawn, body.fragment_bytes_max, price)
         pool = [candidate for candidate in pool if candidate.node_id not in full]
         detail = "; ".join(made.bends) or "every spread rule holds"
-        state.emit("reserved", amount=each, contract=body.contract, detail=f"reservation {identifier.hex()}: {detail}")
+        state.emit("reserved", amount=each, contract=body.contract, detail=detail, evidence=identifier)
     _note(state, body, each * body.count)
 
 

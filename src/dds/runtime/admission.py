@@ -1,0 +1,91 @@
+"""What a paid node stores: shares that the ledger's draw gave it, and nothing else.
+
+A commit carries a ticket: the ledger's entry of its reservation, with the proof that leads to a head that the ledger's host has
+signed. So the node asks nobody while it is written to. Decides whether a ticket holds for this node, this size and this moment.
+Does not decide who is drawn (the ledger does) nor whether a receipt is accepted there.
+
+A ticket of a reservation that was used or cancelled since still holds until its head is too old: TICKET_MS_MAX bounds what that
+can cost, and a reservation serves one segment here. Source: docs/spec/wire.md, "Tickets".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from dds.ledger.records import NUMBERS, RESERVATIONS, Reservation
+from dds.ledger.tree import verify_proof
+from dds.primitives.errors import DDSError, FormatError, PaymentRequired
+from dds.primitives.ids import NodeID
+from dds.runtime.ledger_client import LedgerClient
+from dds.runtime.node_routes import TICKET_BYTES_MAX
+from dds.wire.codec import decode
+from dds.wire.ledger_api import EntriesReply, Head, open_head
+
+TICKET_MS_MAX: Final = 10 * 60_000  # age of its head
+RESERVATIONS_REMEMBERED_MAX: Final = 4096
+
+
+class Admission:
+    """One node's door. `commit` is asked in the event loop before the store is."""
+
+    def __init__(self, ledger: LedgerClient, node_id: NodeID, now_ms: Callable[[], int]) -> None:
+        self._ledger, self._node_id, self._now_ms = ledger, node_id, now_ms
+        self._number: int | None = None
+        self._asking = asyncio.Lock()
+        self._used: OrderedDict[bytes, bytes] = OrderedDict()  # reservation -> the encoding record that it was used for
+
+    async def check(self, contract: bytes, ticket: bytes, encoding: bytes) -> int:
+        """Let a commit under reservation `contract` pass. The same commit again passes again.
+
+        Returns:
+            the most bytes that it may make permanent.
+
+        Raises:
+            PaymentRequired: no ticket, or one that does not hold; the message says why.
+        """
+        head, reservation = self._open(contract, ticket)
+        number = await self._own_number()
+        if number not in reservation.chosen and number not in reservation.spares:
+            raise PaymentRequired("this node was not drawn for the reservation")
+        if head.epoch > reservation.expires_epoch:
+            raise PaymentRequired("the reservation has expired", hint="make a new one")
+        if self._used.setdefault(contract, encoding) != encoding:
+            raise PaymentRequired("the reservation has served another segment here")
+        while len(self._used) > RESERVATIONS_REMEMBERED_MAX:
+            self._used.popitem(last=False)
+        return reservation.fragment_bytes_max
+
+    def _open(self, contract: bytes, ticket: bytes) -> tuple[Head, Reservation]:
+        if not ticket:
+            raise PaymentRequired("this node is paid by the ledger: a commit needs a reservation's ticket")
+        try:
+            reply = decode(ticket, EntriesReply, max_bytes=TICKET_BYTES_MAX)
+            head, signer = open_head(reply.head, self._ledger.network)
+            (entry,) = reply.entries
+            if signer != self._ledger.host:
+                raise PaymentRequired("the ticket is not signed by this node's ledger")
+            if entry.value is None or not verify_proof(entry.proof, RESERVATIONS.key(contract), entry.value, head.root):
+                raise PaymentRequired("the ticket does not prove the reservation")
+            reservation = msgspec.msgpack.decode(entry.value, type=Reservation)
+        except (FormatError, ValueError, msgspec.MsgspecError) as error:
+            raise PaymentRequired(f"the ticket does not hold: {error}") from None
+        if abs(self._now_ms() - head.time_ms) > TICKET_MS_MAX:
+            raise PaymentRequired("the ticket is too old", hint="ask the ledger for it again; are both clocks right?")
+        return head, reservation
+
+    async def _own_number(self) -> int:
+        async with self._asking:
+            if self._number is None:
+                try:
+                    found = await self._ledger.find(NUMBERS, self._node_id)
+                except DDSError as error:
+                    raise PaymentRequired(f"this node cannot reach its ledger: {error.message}") from None
+                if found is None:
+                    raise PaymentRequired("this node is not registered on the ledger", hint="dds stake register")
+                self._number = found.number
+            return self._number

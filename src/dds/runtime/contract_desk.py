@@ -1,0 +1,360 @@
+"""Paying for a put: quote, escrow, reservations, registration; and the money back when it fails half-way.
+
+One desk a put. Decides what is asked of the ledger and when. Does not decide prices or who stores (the ledger's rules do), nor
+whether a quote is accepted (whoever put says so in `confirm`). Nothing is uploaded before the ledger has drawn its nodes, and
+a segment counts as stored only when the ledger has its receipts.
+
+    quote -> confirm -> escrow covers it -> per segment: reserve -> [upload] -> register with receipts
+                                            reused segments: sponsor
+    on failure: reservations cancelled, this put's unspent deposit withdrawn
+
+Source: docs/spec/ledger.md, "Contracts", "Segments, assignments, sponsors".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from dds.erasure.geometry import CUSTOM_CLASS, Geometry, class_geometry
+from dds.ledger.params import Params
+from dds.ledger.records import (
+    ACCOUNTS,
+    CHAIN,
+    CONTRACTS,
+    NODES,
+    PARAMS,
+    RESERVATIONS,
+    SEGMENTS,
+    Account,
+    Chain,
+    Contract,
+    contract_id,
+    number_key,
+)
+from dds.ledger.rent import quote
+from dds.placement.draw import Draw
+from dds.primitives.errors import DDSError, InputError, LedgerRefused, UnavailableError
+from dds.primitives.hashing import sha256
+from dds.primitives.ids import NodeID, SegmentID
+from dds.primitives.keys import SigningKey
+from dds.primitives.money import format_tokens
+from dds.protocol.quote import PutQuote, parse_term, put_quote
+from dds.runtime.ledger_client import LedgerClient
+from dds.runtime.results import Payment, PutOptions
+from dds.storage.home import parse_node_address
+from dds.transport.client import PeerClient
+from dds.wire.ledger import (
+    CancelReservations,
+    ExtendSegments,
+    OpenContract,
+    RegisterSegments,
+    Reserve,
+    SegmentEntry,
+    SetContract,
+    Sponsor,
+    StripeRun,
+    TopUp,
+    WithdrawEscrow,
+)
+from dds.wire.segment import EncodingRecord, StripeShape
+
+log = logging.getLogger(__name__)
+
+TERM: Final = "720"  # epochs, when nobody says otherwise: 30 days of hours
+SEGMENT_EXISTS: Final = "segment-exists"
+PRICE_HEADROOM: Final = 2  # a new contract's limit, in multiples of the price that was quoted
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A quote, and how it will be paid."""
+
+    quote: PutQuote
+    price_max: int
+    reference: int
+    escrow: int  # in the standing contract now
+    balance: int
+    deposit: int  # what will be moved into escrow
+    epoch_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """A segment's drawn nodes; `id` is what their receipts must name."""
+
+    id: bytes
+    ticket: bytes  # proves it to the nodes
+    draw: Draw
+    bends: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Spent:
+    """What this put has cost so far, in base units."""
+
+    rent: int = 0
+    fee: int = 0
+    reserve: int = 0
+    deposited: int = 0
+    segments: int = 0
+    sponsored: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.rent + self.fee + self.reserve
+
+
+Confirm = Callable[[Offer], bool]
+
+
+@dataclass(slots=True)
+class ContractDesk:
+    """Use: `begin` once, then `reserve`, `register`, `reuse` as the put goes; `fail` if it ends otherwise than well."""
+
+    ledger: LedgerClient
+    key: SigningKey
+    class_name: str
+    geometry: Geometry
+    term: str  # "30d", or a number of epochs
+    price_max: int | None  # per MiB-epoch; None: PRICE_HEADROOM x the price quoted
+    confirm: Confirm
+    spent: Spent = field(default_factory=Spent)
+    _params: Params = field(default_factory=Params)
+    _contract: bytes = b""
+    _price: int = 0
+    _epochs: int = 0
+    _open: set[bytes] = field(default_factory=set)  # reservations not registered yet
+    _one: asyncio.Lock = field(default_factory=asyncio.Lock)  # escrow is looked at and topped up by one segment at a time
+
+    async def offer(self, data_bytes: int | None) -> Offer:
+        """What a put of `data_bytes` costs at most, and how it would be paid. Nothing is changed by asking.
+
+        Raises:
+            InputError: the price is above the limit, or the account has too little.
+        """
+        return (await self._look(data_bytes))[0]
+
+    async def begin(self, data_bytes: int | None) -> None:
+        """Quote, ask, and see to the escrow. `data_bytes` None: a stream, which is paid for segment by segment.
+
+        Raises:
+            InputError: the quote was declined, or cannot be paid.
+        """
+        offer, contract = await self._look(data_bytes)
+        if not self.confirm(offer):
+            raise InputError("the quote was not accepted: nothing was stored", hint="accept it with --yes")
+        await self._agree(contract, offer)
+
+    async def _look(self, data_bytes: int | None) -> tuple[Offer, Contract | None]:
+        self._contract = contract_id(self.key.public, self.class_name)
+        params, chain, contract, account = await asyncio.gather(
+            self.ledger.find(PARAMS),
+            self.ledger.find(CHAIN),
+            self.ledger.find(CONTRACTS, self._contract),
+            self.ledger.find(ACCOUNTS, self.key.public),
+        )
+        if params is None or chain is None:
+            raise UnavailableError("the ledger has no parameters yet", hint="is it set up? dds ledger status")
+        self._params, self._price = params, chain.price
+        self._epochs = parse_term(self.term or TERM, params.epoch_ms)
+        if contract is not None and contract.cancelled_epoch >= 0:
+            contract = None
+        offer = self._offer(data_bytes or 0, chain, contract, account or Account())
+        if offer.balance < offer.deposit:
+            raise InputError(
+                f"the account has {format_tokens(offer.balance)}, and {format_tokens(offer.deposit)} are needed",
+                hint="look at it with 'dds wallet show'; somebody must send it tokens",
+            )
+        return offer, contract
+
+    def _offer(self, data_bytes: int, chain: Chain, contract: Contract | None, account: Account) -> Offer:
+        bound = put_quote(self._params, self.geometry, data_bytes, chain.price, self._epochs)
+        limit = chain.price * PRICE_HEADROOM if self.price_max is None else self.price_max
+        if chain.price > limit:
+            raise InputError(
+                f"the price is {format_tokens(bound.price_per_tib_month)} per TiB and 720 epochs, above your limit",
+                hint="raise --max-price, or wait: dds market price",
+            )
+        escrow = 0 if contract is None else contract.escrow
+        deposit = max(0, bound.total - escrow)
+        return Offer(bound, limit, chain.reference, escrow, account.balance, deposit, self._params.epoch_ms)
+
+    async def _agree(self, contract: Contract | None, offer: Offer) -> None:
+        k, m = self.geometry
+        if contract is None:
+            body = OpenContract(self.class_name, k, m, self._epochs, offer.price_max, offer.deposit)
+            await self.ledger.submit(self.key, body)
+        else:
+            if (contract.term_epochs, contract.price_max) != (self._epochs, offer.price_max):
+                await self.ledger.submit(self.key, SetContract(self._contract, self._epochs, offer.price_max))
+            if offer.deposit:
+                await self.ledger.submit(self.key, TopUp(self._contract, offer.deposit))
+        self.spent.deposited += offer.deposit
+
+    # -- new segments -----------------------------------------------------------------------------------------------------
+
+    async def reserve(self, width: int, m: int, fragment_bytes_max: int) -> Reserved:
+        """Nodes for one segment of which each keeps at most `fragment_bytes_max` bytes.
+
+        Raises:
+            LedgerRefused: not enough nodes, or above the price limit.
+        """
+        async with self._one:
+            await self._cover(quote(self._params, [fragment_bytes_max] * width, self._price, self._epochs).total)
+            done = await self.ledger.submit(self.key, Reserve(self._contract, 1, width, m, fragment_bytes_max))
+        identifier = next(event.evidence for event in done.events if event.name == "reserved")
+        self._open.add(identifier)
+        reservation, ticket = await self.ledger.proven(RESERVATIONS, identifier)
+        if reservation is None:
+            raise UnavailableError("the ledger has no such reservation any more", hint="run the same put again")
+        numbers = [*reservation.chosen, *reservation.spares]
+        nodes = await self.ledger.find_many([(NODES, number_key(number)) for number in numbers])
+        ids = [NodeID(node.node_id) for node in nodes]
+        draw = Draw(tuple(ids[:width]), tuple(ids[width:]), ())
+        return Reserved(identifier, ticket, draw, tuple(reservation.bends))
+
+    async def _cover(self, needed: int) -> None:
+        """Top the escrow up to what the next segment may take: only a stream, or a price that rose, needs more than agreed."""
+        contract = await self.ledger.find(CONTRACTS, self._contract)
+        missing = needed - (contract.escrow if contract is not None else 0)
+        if missing > 0:
+            await self.ledger.submit(self.key, TopUp(self._contract, missing))
+            self.spent.deposited += missing
+
+    async def register(self, reserved: bytes, record: EncodingRecord, payload: bytes, receipts: Sequence[bytes]) -> str | None:
+        """Close the reservation with the nodes' receipts, by ascending index: from the next epoch on they are audited and paid.
+
+        Returns:
+            what is to be said about it.
+
+        Raises:
+            LedgerRefused
+        """
+        entry = SegmentEntry(
+            reservation=reserved,
+            segment_id=record.segment_id,
+            segment_root=record.root(),
+            encoding_hash=sha256(payload),
+            stripes=stripe_runs(record.stripes),
+            receipts=list(receipts),
+        )
+        try:
+            await self.ledger.submit(self.key, RegisterSegments([entry]))
+        except LedgerRefused as refusal:
+            if refusal.refusal != SEGMENT_EXISTS:
+                raise
+            return await self.reuse(record.segment_id, record, set(range(len(record.stripes))))
+        self._open.discard(reserved)
+        self.spent.segments += 1
+        self._charge(_sizes_of(record, set(range(len(record.stripes)))), self._price, self._epochs)
+        return None
+
+    def payment(self) -> Payment:
+        spent = self.spent
+        return Payment(
+            contract=self._contract,
+            price=self._price,
+            term_epochs=self._epochs,
+            rent=spent.rent,
+            fee=spent.fee,
+            reserve=spent.reserve,
+            segments=spent.segments,
+            sponsored=spent.sponsored,
+        )
+
+    def _charge(self, sizes: list[int], price: int, epochs: int) -> None:
+        cost = quote(self._params, sizes, price, epochs)
+        self.spent.rent += cost.rent
+        self.spent.fee += cost.fee
+        self.spent.reserve += cost.reserve
+
+    # -- segments that are there already ----------------------------------------------------------------------------------
+
+    async def reuse(self, segment_id: SegmentID, record: EncodingRecord, stripes: set[int]) -> str | None:
+        """Pay for the stripes of a stored segment that this put relies on, or extend what is paid for already.
+
+        Returns:
+            why it could not be: the content is stored, but nobody is paid for that part by this put.
+        """
+        segment = await self.ledger.find(SEGMENTS, segment_id)
+        if segment is None:
+            return "a reused segment is not on the ledger: nobody is paid for it"
+        wanted = sum(1 << stripe for stripe in stripes)
+        ours = next((sponsor for sponsor in segment.sponsors if sponsor.contract == self._contract), None)
+        chain = await self.ledger.find(CHAIN)
+        assert chain is not None
+        end = chain.epoch + self._epochs
+        sizes = _sizes_of(record, stripes)
+        try:
+            async with self._one:
+                if ours is None or wanted & ~ours.stripes:
+                    await self._cover(quote(self._params, sizes, segment.price, self._epochs).total)
+                    self._charge(sizes, segment.price, self._epochs)
+                    mask = wanted.to_bytes(8, "little")
+                    await self.ledger.submit(self.key, Sponsor(self._contract, segment_id, mask))
+                elif ours.end_epoch < end:
+                    more = end - ours.end_epoch
+                    await self._cover(quote(self._params, sizes, max(segment.price, chain.price), self._epochs).total)
+                    await self.ledger.submit(self.key, ExtendSegments(self._contract, [segment_id], more))
+                else:
+                    return None
+        except DDSError as error:
+            log.info("segment %s is not sponsored: %s", segment_id.hex()[:16], error)
+            return f"a reused segment could not be paid for: {error.message}"
+        self.spent.sponsored += 1
+        return None
+
+    # -- the end ----------------------------------------------------------------------------------------------------------
+
+    async def fail(self) -> None:
+        """Take back what the put did not use; what the ledger does not answer now, expires by itself."""
+        with contextlib.suppress(DDSError):
+            if self._open:
+                await self.ledger.submit(self.key, CancelReservations(sorted(self._open)))
+                self._open.clear()
+            contract = await self.ledger.find(CONTRACTS, self._contract)
+            unspent = min(self.spent.deposited - self.spent.total, contract.escrow if contract is not None else 0)
+            if unspent > 0:
+                await self.ledger.submit(self.key, WithdrawEscrow(self._contract, unspent))
+                self.spent.deposited -= unspent
+
+
+def open_desk(
+    client: PeerClient, network: str, ledger: str, key: SigningKey, options: PutOptions, confirm: Confirm
+) -> ContractDesk | None:
+    """The desk of one put, or None where the network is not paid: `ledger` ("NODEID@host:port") is empty."""
+    if not ledger:
+        return None
+    host, address, port = parse_node_address(ledger)
+    client.learn(host, [(address, port)])
+    geometry = class_geometry(options.class_name, options.k, options.m)
+    name = options.class_name if options.class_name != CUSTOM_CLASS else f"{CUSTOM_CLASS}-{geometry.k}-{geometry.m}"
+    return ContractDesk(
+        LedgerClient(client, host, network=network), key, name, geometry, options.term, options.price_max, confirm
+    )
+
+
+def accept(_offer: Offer) -> bool:
+    """For programs: their limit is `price_max`."""
+    return True
+
+
+def stripe_runs(stripes: Sequence[StripeShape]) -> list[StripeRun]:
+    """Neighbours of one shape, counted."""
+    runs: list[StripeRun] = []
+    for shape in stripes:
+        last = runs[-1] if runs else None
+        if last is not None and (last.k, last.m, last.slot_bytes) == (shape.k, shape.m, shape.slot_bytes):
+            runs[-1] = StripeRun(last.count + 1, shape.k, shape.m, shape.slot_bytes)
+        else:
+            runs.append(StripeRun(1, shape.k, shape.m, shape.slot_bytes))
+    return runs
+
+
+def _sizes_of(record: EncodingRecord, stripes: set[int]) -> list[int]:
+    return [sum(part.size for stripe, part in record.fragments_of(index) if stripe in stripes) for index in range(record.width)]
