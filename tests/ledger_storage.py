@@ -127,7 +127,7 @@ class Storage(Ledger):
         return [reservation_id(contract, first + at) for at in range(count)]
 
     def receipt(self, index: int, number: int, reservation: bytes, name: bytes = b"one", **changes: Any) -> bytes:
-        fields = {
+        fields: dict[str, Any] = {
             "version": RECEIPT_VERSION,
             "network": NETWORK,
             "contract": reservation,

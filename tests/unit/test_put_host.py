@@ -19,7 +19,7 @@ from dds.primitives.units import SECTION_BYTES_MAX
 from dds.runtime.get import Reading
 from dds.runtime.manifest_bodies import split_runs
 from dds.runtime.packer import PlacedRun
-from dds.runtime.put import Put
+from dds.runtime.put_segments import NewSegments
 from dds.runtime.results import PutOptions
 from dds.storage.source import compute_cid
 from dds.wire.manifest import Body, Run, SegmentRow, encode_body
@@ -56,13 +56,13 @@ async def test_a_put_goes_on_while_an_earlier_segment_is_being_noted(tmp_path: P
     source.mkdir()
     for number in range(12):
         (source / f"{number}").write_bytes(random.Random(number).randbytes(1000))
-    keep = Put._keep
+    keep = NewSegments._keep
 
     def slowly(*values: Any) -> None:
         time.sleep(0.3)
         keep(*values)
 
-    monkeypatch.setattr(Put, "_keep", slowly)
+    monkeypatch.setattr(NewSegments, "_keep", slowly)
     monkeypatch.setattr(segment_builder, "SEGMENT_ENTRIES_MAX", 2)
     async with sites(tmp_path, 6) as nodes, reader(nodes) as network:
         result = await put(network, tmp_path / "home", source, SMALL)

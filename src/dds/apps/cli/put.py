@@ -132,7 +132,8 @@ def paid(payment: Payment) -> str:
     """What was charged, for people."""
     from dds.primitives.money import format_tokens
 
-    what = f"{payment.segments} segments" + (f", {payment.sponsored} that were stored before" if payment.sponsored else "")
+    what = f"{payment.segments} segment{'s' * (payment.segments != 1)}"
+    what += f", {payment.sponsored} that were stored before" if payment.sponsored else ""
     return f"paid {format_tokens(payment.total)} into contract {id_text(payment.contract)[:12]}... for {what}"
 
 
