@@ -60,10 +60,12 @@ STOP_GRACE_S: Final = 8.0  # for requests under way; a devnet waits 10 s before 
 STORE_THREADS: Final = 4
 MEMORY_BYTES_MIN: Final = 16 * MIB  # room for two of the largest requests
 FREE_STEP_BYTES: Final = 64 * MIB  # the published free space is rounded down to this, so that records change seldom
+WITNESS_DIRECTORY: Final = "witness"
 STORING_ROLES: Final = frozenset({"ssn", "asn"})
 ANNOUNCING: Final = AnnouncerConfig(puts_per_s_max=10, first_after_s=5.0)
 
 if TYPE_CHECKING:
+    from dds.runtime.node_audits import NodeAudits
     from dds.runtime.origin import Origin
 
 _log: Final = logging.getLogger("dds.node")
@@ -171,17 +173,18 @@ class Node:
         )
         self.routes = self._routes()
         self.origin = self._make_origin(bandwidth) if "origin" in config.roles else None
+        self._audits = self._make_audits() if config.ledger else None
         self.server = PeerServer(
             key,
             network=config.network,
-            routes=[*self.routes.routes(stores=self._stores), *self._origin_routes()],
+            routes=[*self.routes.routes(stores=self._stores), *self._origin_routes(), *self._audit_routes()],
             limits=ServerLimits(bodies_bytes_max=config.memory_bytes_max),
             bandwidth=bandwidth,
         )
 
     def _peer_host(self, seed: bytes) -> PeerHost:
         table = PeerTable(self.config.network, self.node_id, seed)
-        questions = PeerQuestions(self._client, table)
+        questions = self._questions = PeerQuestions(self._client, table)
         return PeerHost(
             self._key,
             table,
@@ -211,6 +214,26 @@ class Node:
 
         self.routes.serve_blocks(self.origin.block)
         return OriginRoutes(self.origin).routes()
+
+    def _make_audits(self) -> NodeAudits:
+        """Imported here: a node without a ledger carries nothing of it."""
+        from dds.runtime.node_audits import AuditParts, NodeAudits, ledger_at
+
+        config, client = self.config, self._client
+        ledger = ledger_at(config.ledger, client, config.network)
+        parts = AuditParts(self._key, config.network, ledger, client, self._learn, self._pool, self.metrics)
+        witness_dir = self.files.root / WITNESS_DIRECTORY if "witness" in config.roles else None
+        return NodeAudits(parts, store=self.store if self._stores else None, witness_dir=witness_dir)
+
+    def _learn(self, node: NodeID) -> None:
+        """A witness that stores proves that to itself too."""
+        if node == self.node_id:
+            self._client.learn(node, [parse_host_port(address) for address in self.addresses])
+        else:
+            self._questions.learn(node)
+
+    def _audit_routes(self) -> list[Route]:
+        return [] if self._audits is None else self._audits.routes()
 
     def _routes(self) -> NodeRoutes:
         service = NodeService(self.store, self._key, self.config.network)
@@ -250,6 +273,8 @@ class Node:
         )
         keeper = StoreKeeper(self.store, pace_for(self.config.trash_window_s), self.metrics, on_sweep=self._look_again)
         jobs = {**keeper.jobs(), "announce": lambda: announce_all_held(self.store, self.announcer)}
+        if self._audits is not None:
+            jobs |= self._audits.jobs()
         try:
             async with asyncio.TaskGroup() as group:
                 for name, work in jobs.items():

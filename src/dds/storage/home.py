@@ -87,6 +87,7 @@ class NodeConfig:
     origin_bytes_max: ByteCount = 100 * GIB  # of an origin's own copies, together
     bootstrap: Peers = ()
     dht_bootstrap: Hosts = ()
+    ledger: LedgerAddress = ""  # the ledger host that audits are read from and reported to; empty: the node takes no part
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -276,7 +277,8 @@ def load_node_config(path: Path) -> NodeConfig:
         ConfigError: naming the file and the key.
     """
     config = _load(path, NodeConfig)
-    _check_addresses(path, config.bootstrap, config.dht_bootstrap + config.advertised)
+    ledger = (config.ledger,) if config.ledger else ()
+    _check_addresses(path, config.bootstrap + ledger, config.dht_bootstrap + config.advertised)
     return config
 
 
