@@ -179,7 +179,7 @@ def test_random_lives_of_segments_lose_no_unit_and_no_leaf() -> None:
         phases=[Phase.generate],
         suppress_health_check=[HealthCheck.too_slow],
     )
-    run_state_machine_as_test(Machine, settings=quick)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(Machine, settings=quick)
     exercised = {name for name, times in done.items() if times >= 5}
     assert exercised >= {
         "RegisterSegments", "CancelReservations", "Sponsor", "Unsponsor", "ExtendSegments", "Settle", "ReportLoss", "Redraw",

@@ -51,7 +51,6 @@ from dds.storage.home import (
     NodeHome,
     NodeState,
     parse_host_port,
-    parse_node_address,
     private_directory,
     write_node_config,
 )
@@ -69,11 +68,12 @@ STOP_GRACE_S: Final = 8.0  # for requests under way; a devnet waits 10 s before 
 STORE_THREADS: Final = 4
 MEMORY_BYTES_MIN: Final = 16 * MIB  # room for two of the largest requests
 FREE_STEP_BYTES: Final = 64 * MIB  # the published free space is rounded down to this, so that records change seldom
+WITNESS_DIRECTORY: Final = "witness"
 STORING_ROLES: Final = frozenset({"ssn", "asn"})
 ANNOUNCING: Final = AnnouncerConfig(puts_per_s_max=10, first_after_s=5.0)
 
 if TYPE_CHECKING:
-    from dds.runtime.admission import Admission
+    from dds.runtime.node_audits import NodeAudits
     from dds.runtime.origin import Origin
 
 _log: Final = logging.getLogger("dds.node")
@@ -181,17 +181,18 @@ class Node:
         )
         self.routes = self._routes()
         self.origin = self._make_origin(bandwidth) if "origin" in config.roles else None
+        self._audits = self._make_audits() if config.ledger else None
         self.server = PeerServer(
             key,
             network=config.network,
-            routes=[*self.routes.routes(stores=self._stores), *self._origin_routes()],
+            routes=[*self.routes.routes(stores=self._stores), *self._origin_routes(), *self._audit_routes()],
             limits=ServerLimits(bodies_bytes_max=config.memory_bytes_max),
             bandwidth=bandwidth,
         )
 
     def _peer_host(self, seed: bytes) -> PeerHost:
         table = PeerTable(self.config.network, self.node_id, seed)
-        questions = PeerQuestions(self._client, table)
+        questions = self._questions = PeerQuestions(self._client, table)
         return PeerHost(
             self._key,
             table,
@@ -206,16 +207,6 @@ class Node:
     def _stores(self) -> bool:
         """Whether the node keeps fragments for others."""
         return not STORING_ROLES.isdisjoint(self.config.roles)
-
-    def _make_admission(self) -> Admission:
-        """Imported here: a node that is not paid carries nothing of the ledger."""
-        from dds.runtime.admission import Admission
-        from dds.runtime.ledger_client import LedgerClient
-
-        host, address, port = parse_node_address(self.config.ledger)
-        self._client.learn(host, [(address, port)])
-        ledger = LedgerClient(self._client, host, network=self.config.network)
-        return Admission(ledger, self.node_id, lambda: time.time_ns() // 1_000_000)
 
     def _make_origin(self, bandwidth: Bandwidth) -> Origin:
         """Imported here: a node that is no origin carries nothing of what a put needs."""
@@ -232,6 +223,26 @@ class Node:
         self.routes.serve_blocks(self.origin.block)
         return OriginRoutes(self.origin).routes()
 
+    def _make_audits(self) -> NodeAudits:
+        """Imported here: a node without a ledger carries nothing of it."""
+        from dds.runtime.node_audits import AuditParts, NodeAudits, ledger_at
+
+        config, client = self.config, self._client
+        ledger = ledger_at(config.ledger, client, config.network)
+        parts = AuditParts(self._key, config.network, ledger, client, self._learn, self._pool, self.metrics)
+        witness_dir = self.files.root / WITNESS_DIRECTORY if "witness" in config.roles else None
+        return NodeAudits(parts, store=self.store if self._stores else None, witness_dir=witness_dir)
+
+    def _learn(self, node: NodeID) -> None:
+        """A witness that stores proves that to itself too."""
+        if node == self.node_id:
+            self._client.learn(node, [parse_host_port(address) for address in self.addresses])
+        else:
+            self._questions.learn(node)
+
+    def _audit_routes(self) -> list[Route]:
+        return [] if self._audits is None else self._audits.routes()
+
     def _routes(self) -> NodeRoutes:
         service = NodeService(self.store, self._key, self.config.network)
         faces = NodeFaces(
@@ -241,7 +252,7 @@ class Node:
             self.metrics_page,
             self._committed,
             self._published,
-            self._make_admission() if self.config.ledger else None,
+            None if self._audits is None else self._audits.admission(),
         )
         return NodeRoutes(service, self._pool, self.quota, faces)
 
@@ -276,6 +287,8 @@ class Node:
         )
         keeper = StoreKeeper(self.store, pace_for(self.config.trash_window_s), self.metrics, on_sweep=self._look_again)
         jobs = {**keeper.jobs(), "announce": lambda: announce_all_held(self.store, self.announcer)}
+        if self._audits is not None:
+            jobs |= self._audits.jobs()
         try:
             async with asyncio.TaskGroup() as group:
                 for name, work in jobs.items():

@@ -88,7 +88,7 @@ class NodeConfig:
     origin_bytes_max: ByteCount = 100 * GIB  # of an origin's own copies, together
     bootstrap: Peers = ()
     dht_bootstrap: Hosts = ()
-    ledger: LedgerAddress = ""  # the ledger host that it is paid by; empty: it stores for nothing
+    ledger: LedgerAddress = ""  # the ledger host that pays it: audits are read there; empty: it stores for nothing
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
