@@ -15,6 +15,7 @@ import pytest
 
 from dds.engines.replica import Replica
 from dds.ledger.records import ACCOUNTS
+from dds.ledger.tree import bucket_of
 from dds.primitives.errors import CorruptError, StorageError
 from tests.ledger_kit import ANNA, BERT, EPOCH_MS, FUNDS, START_MS, small_genesis, transfer
 from tests.ledger_writer import TXS_PER_BLOCK
@@ -154,7 +155,7 @@ def test_entries_that_were_tampered_with_are_told(replica: Replica, tmp_path: Pa
     assert again.recompute_root() != again.root
     again.close()
     with sqlite3.connect(tmp_path / "ledger.sqlite") as db:
-        db.execute("DELETE FROM leaves WHERE bucket = (SELECT max(bucket) FROM leaves)")
+        db.execute("DELETE FROM leaves WHERE bucket = ?", (bucket_of(ACCOUNTS.key(ANNA.public)),))
     db.close()
     with pytest.raises(CorruptError):
         Replica.open(tmp_path / "ledger.sqlite", small_genesis())

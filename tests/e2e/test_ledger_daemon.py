@@ -17,6 +17,7 @@ from dds.engines.embedded import system_time_ms
 from dds.ledger.records import ACCOUNTS, Account
 from dds.primitives.errors import ConfigError
 from dds.runtime.ledger_client import open_ledger
+from dds.runtime.ledger_engines import open_engine
 from dds.storage.ledger_home import LedgerConfig, LedgerHome, create_ledger_home
 from dds.wire.ledger import Transfer
 from tests.e2e.node_process import READY_S, STOP_S, _read_within
@@ -84,3 +85,9 @@ def test_a_configuration_is_written_as_it_is_read(home: LedgerHome) -> None:
     home.config_file.write_text('engine = "wishful"\n')
     with pytest.raises(ConfigError, match="engine"):
         home.config()
+
+
+def test_an_engine_that_is_not_told_where_its_servers_are_says_so(home: LedgerHome) -> None:
+    config = replace(home.config(), engine="nats")
+    with pytest.raises(ConfigError, match="nats_servers"):
+        open_engine(config, home.store_file, home.genesis(), ANNA)

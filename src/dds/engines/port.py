@@ -43,7 +43,7 @@ class Engine(Protocol):
 
     @property
     def replica(self) -> Replica:
-        """For reads, once it has started; nobody but the engine applies to it."""
+        """For reads; nobody but the engine applies to it."""
         ...
 
     async def start(self) -> None:
@@ -69,5 +69,5 @@ class Engine(Protocol):
         ...
 
     async def stop(self) -> None:
-        """Finish what is under way, refuse what comes, close the replica."""
+        """Finish what is under way, refuse what comes. The replica is closed after this, if not by it."""
         ...

@@ -98,6 +98,7 @@ class LedgerHost:
             ConfigError, StorageError, UnavailableError: the engine or the address cannot be had.
         """
         self._pool = stack.enter_context(ThreadPoolExecutor(READ_THREADS, thread_name_prefix="ledger-read"))
+        stack.callback(self.replica.close)
         await self.engine.start()
         stack.push_async_callback(self.engine.stop)
         bound = await self.server.start(host, port)
