@@ -77,7 +77,8 @@ class Storage(Ledger):
 
     def assert_sound(self) -> None:
         decoded = [(key, msgspec.msgpack.decode(raw, type=BY_PREFIX[key[:1]].kind)) for key, raw in self.base.items()]
-        assert check_state(decoded) == []
+        problems = check_state(decoded)
+        assert not problems, problems
 
     # -- what is there ------------------------------------------------------------------------------------------------------
 
@@ -142,7 +143,7 @@ class Storage(Ledger):
         return sign_receipt(self.nodes[number], Receipt(**(fields | changes)))
 
     def entry(self, reservation: bytes, receipts: Sequence[bytes], name: bytes = b"one", **changes: Any) -> SegmentEntry:
-        fields = {"segment_root": ROOT, "encoding_hash": RECORD, "stripes": list(STRIPES)} | changes
+        fields: dict[str, Any] = {"segment_root": ROOT, "encoding_hash": RECORD, "stripes": list(STRIPES)} | changes
         return SegmentEntry(reservation=reservation, segment_id=sha256(name), receipts=list(receipts), **fields)
 
     def store(
