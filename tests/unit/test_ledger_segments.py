@@ -79,6 +79,14 @@ def test_one_reservation_draws_no_node_beyond_its_room(ledger: Storage) -> None:
     assert all(ledger.node(number).promised_bytes <= 3 * MIB for number in ledger.storing)
 
 
+def test_one_reservation_draws_no_node_beyond_its_collateral(ledger: Storage) -> None:
+    for number in ledger.storing:  # one MiB's collateral is 1440 epochs of its rent
+        ledger.ok(ledger.operators[number], DrainPool(number, ledger.node(number).pool_free - 3 * PRICE * 1440))
+    assert ledger.send(ledger.anna, Reserve(ledger.contract_id(), 7, 3, 1, MIB)).code == "not-enough-nodes"
+    ledger.reserve(count=5, size=MIB)  # 15 of 18 places
+    assert all(ledger.node(number).promised_bytes <= 3 * MIB for number in ledger.storing)
+
+
 def test_more_nodes_than_there_are_cannot_be_drawn(ledger: Storage) -> None:
     assert ledger.send(ledger.anna, Reserve(ledger.contract_id(), 1, 7, 1, MIB)).code == "not-enough-nodes"
 

@@ -351,6 +351,16 @@ def test_the_subsidy_is_ninety_percent_of_the_burned_fee_for_epochs_that_passed(
     assert chain.subsidy_due == 0
 
 
+def test_what_was_minted_is_no_more_in_the_budget(ledger: Storage) -> None:
+    ledger.store()
+    ledger.pass_until(5)
+    settle(ledger)
+    ledger.to_epoch(6)
+    chain = ledger.state.chain
+    assert chain.minted > 0
+    assert chain.emission_budget + chain.minted == emission.released(ledger.params, chain.genesis_supply, 6)
+
+
 def test_no_emission_means_no_subsidy() -> None:
     ledger = Storage(params=small_params(emission_rate=0))
     ledger.open()
