@@ -139,7 +139,7 @@ class Net:
             client.learn(node, [parse_address(self.addresses[node])])
 
         parts = AuditParts(key, NETWORK, ledger, client, learn, pool, Registry())
-        audits = NodeAudits(parts, store=store, witness_dir=witness_dir)
+        audits = NodeAudits(parts, store=store, witness_dir=witness_dir, settle_epochs=24)
         if witness_dir is not None:
             server = PeerServer(key, network=NETWORK, routes=audits.routes())
             self.addresses[NodeID(key.public)] = f"127.0.0.1:{await server.start()}"

@@ -57,6 +57,7 @@ DAEMON: Final = "dds.runtime.daemon"
 HOSTILE_DAEMON: Final = "dds.runtime.hostile"  # a test aid: serves altered bytes
 LEDGER_DAEMON: Final = "dds.runtime.ledger_daemon"
 LEDGER: Final = "ledger"  # what its process is called beside the nodes
+SETTLE_EPOCHS: Final = 2  # so that pay is seen soon
 EPOCH_MS_MIN: Final = 1_000
 LEDGERS: Final = ("embedded", "none")
 
@@ -344,6 +345,7 @@ class Devnet:
                 subnet=member.subnet,
                 roles=member.roles,
                 ledger=ledger,
+                settle_epochs=SETTLE_EPOCHS,
                 capacity_bytes=capacity_bytes,
                 trash_window_s=TRASH_WINDOW_S,
                 bootstrap=tuple(peer for peer in peers if not peer.startswith(member.id)),

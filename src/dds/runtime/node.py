@@ -179,9 +179,9 @@ class Node:
         self.announcer = Announcer(
             key, config.network, self.dht, AnnounceFile(files.root), lambda: self.addresses, seed, config=ANNOUNCING
         )
+        self._audits = self._make_audits() if config.ledger else None
         self.routes = self._routes()
         self.origin = self._make_origin(bandwidth) if "origin" in config.roles else None
-        self._audits = self._make_audits() if config.ledger else None
         self.server = PeerServer(
             key,
             network=config.network,
@@ -231,7 +231,8 @@ class Node:
         ledger = ledger_at(config.ledger, client, config.network)
         parts = AuditParts(self._key, config.network, ledger, client, self._learn, self._pool, self.metrics)
         witness_dir = self.files.root / WITNESS_DIRECTORY if "witness" in config.roles else None
-        return NodeAudits(parts, store=self.store if self._stores else None, witness_dir=witness_dir)
+        store = self.store if self._stores else None
+        return NodeAudits(parts, store=store, witness_dir=witness_dir, settle_epochs=config.settle_epochs)
 
     def _learn(self, node: NodeID) -> None:
         """A witness that stores proves that to itself too."""

@@ -22,6 +22,7 @@ from dds.runtime.auditor import Auditor
 from dds.runtime.ledger_client import LedgerClient
 from dds.runtime.metrics import Registry
 from dds.runtime.recheck import Rechecker
+from dds.runtime.settler import Settler
 from dds.runtime.witness import Witness
 from dds.storage.fragment_store import FragmentStore
 from dds.storage.home import parse_node_address
@@ -62,10 +63,11 @@ def ledger_at(address: str, client: PeerClient, network: str) -> LedgerClient:
 class NodeAudits:
     """The parts that run, and their route."""
 
-    def __init__(self, parts: AuditParts, *, store: FragmentStore | None, witness_dir: Path | None) -> None:
+    def __init__(self, parts: AuditParts, *, store: FragmentStore | None, witness_dir: Path | None, settle_epochs: int) -> None:
         """`store`: of a node that stores for others; `witness_dir`: of a witness."""
         self._parts = parts
         self.auditor = self._make_auditor(store) if store is not None else None
+        self.settler = None if store is None else Settler(parts.key, store, parts.ledger, settle_epochs, parts.metrics)
         self.witness = self._make_witness(witness_dir) if witness_dir is not None else None
 
     def _make_auditor(self, store: FragmentStore) -> Auditor:
@@ -87,7 +89,7 @@ class NodeAudits:
 
     def jobs(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """What is to be kept running, by name."""
-        running = {"auditor": self.auditor, "witness": self.witness}
+        running = {"auditor": self.auditor, "settler": self.settler, "witness": self.witness}
         return {name: part.run for name, part in running.items() if part is not None}
 
     async def _send(self, witness: NodeID, message: bytes) -> AuditReply:

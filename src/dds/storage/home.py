@@ -89,6 +89,7 @@ class NodeConfig:
     bootstrap: Peers = ()
     dht_bootstrap: Hosts = ()
     ledger: LedgerAddress = ""  # the ledger host that pays it: audits are read there; empty: it stores for nothing
+    settle_epochs: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 24  # how often the ledger pays out what it has earned
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
