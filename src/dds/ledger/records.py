@@ -145,6 +145,7 @@ class Assignment(Message, frozen=True):
     collateral: int = 0
     draw: int = 0  # 0: the reservation's; r: the segment's r-th redraw. Its receipt names receipt_contract(reservation, draw)
     expires_epoch: int = 0  # while it is pending
+    carry: int = 0  # earned and not paid: less than one base unit, in 1/(840 x 2^20) of it
 
 
 class SponsorEntry(Message, frozen=True):

@@ -5,7 +5,8 @@ report on it can come any more: at epoch `now` that is every epoch before now - 
 remembered by assignment. Source: docs/spec/ledger.md, "Storage pay, fees, emission".
 
 Each sponsor pays for its stripes at its own price; a stripe's rent is split evenly among those who sponsor it in that epoch.
-Amounts are summed over the epochs settled at once and floored then: dust stays with the sponsor and comes back at its end.
+Amounts are floored, and what is lost by that is carried to the next time: however often somebody has a segment settled, its
+nodes earn the same.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from dds.ledger.state import State
 from dds.primitives.money import MILLION
 
 SPLIT: Final = lcm(*range(1, 9))  # 840: bytes are counted in 840ths, so that up to eight sponsors share a stripe exactly
+
+UNIT: Final = SPLIT * RATE_DIVISOR  # numerators in one base unit
 
 
 @dataclass(slots=True)
@@ -50,8 +53,8 @@ def settle(state: State, segment_id: bytes, segment: Segment, indices: Sequence[
     for index in range(len(segment.assignments)) if indices is None else indices:
         assignment = segment.assignments[index]
         if assignment.state == Holding.ACTIVE and assignment.settled_epoch < until:
-            sponsors = _pay(state, segment_id, segment, index, until)
-            settled = replace(assignment, settled_epoch=until)
+            sponsors, carry = _pay(state, segment_id, segment, index, until)
+            settled = replace(assignment, settled_epoch=until, carry=carry)
             segment = replace(segment, sponsors=sponsors, assignments=put_at(segment.assignments, index, settled))
     return segment
 
@@ -60,14 +63,18 @@ def put_at(assignments: tuple[Assignment, ...], index: int, new: Assignment) -> 
     return (*assignments[:index], new, *assignments[index + 1 :])
 
 
-def _pay(state: State, segment_id: bytes, segment: Segment, index: int, until: int) -> tuple[SponsorEntry, ...]:
-    """The sponsors with what is left of their money."""
-    number = segment.assignments[index].node
+def _pay(state: State, segment_id: bytes, segment: Segment, index: int, until: int) -> tuple[tuple[SponsorEntry, ...], int]:
+    """The sponsors with what is left of their money, and what is carried to the next time."""
+    number, carry = segment.assignments[index].node, segment.assignments[index].carry
     accounts = _accounts(state, segment, index, until)
     sponsors = []
     for entry, account in zip(segment.sponsors, accounts, strict=True):
-        sponsors.append(_pay_by(state, segment_id, segment, index, number, entry, account) if account.epochs else entry)
-    return tuple(sponsors)
+        if account.epochs:
+            account.earned += carry
+            carry = account.earned % UNIT
+            entry = _pay_by(state, segment_id, segment, index, number, entry, account)
+        sponsors.append(entry)
+    return tuple(sponsors), carry
 
 
 def _accounts(state: State, segment: Segment, index: int, until: int) -> list[_Account]:
@@ -112,8 +119,8 @@ def _pay_by(
 ) -> SponsorEntry:
     """Pay one node what one sponsor owes it, and the subsidy on it; the sponsor with what is left."""
     payout = state.node(number).payout
-    amount = min(account.earned // (SPLIT * RATE_DIVISOR), entry.prepaid)
-    withheld = account.due // (SPLIT * RATE_DIVISOR) - amount
+    amount = min(account.earned // UNIT, entry.prepaid)
+    withheld = max(0, account.due // UNIT - amount)
     detail = f"{account.passed} of {account.epochs} epochs passed"
     about = {"node": number, "contract": entry.contract, "segment": segment_id, "index": index, "detail": detail}
     money.credit(state, payout, amount, "pay", **about)
