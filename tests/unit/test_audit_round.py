@@ -88,6 +88,14 @@ def test_an_answer_in_parts_passes_when_the_last_has_come() -> None:
     assert vote(machine).passed == b"\x08"
 
 
+def test_who_has_passed_is_not_judged_again_and_stays_passed() -> None:
+    machine = a_round()
+    machine.step(came(WHOLE, 1))
+    for request, raw in enumerate((WHOLE, LIE, b"garbage"), 2):
+        assert machine.step(came(raw, request)) == (Reply(request, AuditReply(3, 3, 0)),)
+    assert vote(machine) == Vote(b"\x08", ())
+
+
 def test_one_leaf_missing_is_no_pass() -> None:
     machine = a_round()
     machine.step(came(answer(map(ONE.statement, TARGETS[:2]))))

@@ -147,7 +147,7 @@ Effect = Derive | Reply | Refuse | Keep | Recheck | Accuse | Vote
 class _Node:
     number: int
     asked: Asked | None = None
-    known_count: int = 0  # of targets, from before a restart
+    known_count: int = 0  # of targets, where `asked` is not there: from before a restart, or passed
     proven: int = 0  # bit i: target i
     wrong: bool = False
     heard: bool = False
@@ -238,6 +238,8 @@ class AuditRound:
             yield Refuse(came.request, f"nothing is asked of this node in epoch {self.epoch}, or it is over")
         elif node.messages >= MESSAGES_PER_NODE_MAX:
             yield Refuse(came.request, f"at most {MESSAGES_PER_NODE_MAX} messages of one node in an epoch")
+        elif node.has_passed:
+            yield Reply(came.request, AuditReply(node.known_count, node.known_count, 0))
         elif node.asked is not None:
             node.messages += 1
             yield from self._judge(node, node.asked, came)
@@ -262,11 +264,12 @@ class AuditRound:
                 node.proven = 0  # what was noted belongs to no challenge that we know
         mine = [came for came in self._waiting if came.node_id == event.node_id]
         self._waiting = [came for came in self._waiting if came.node_id != event.node_id]
+        asked = node.asked
         for came in mine:
-            if node.asked is None:
+            if asked is None:
                 yield Refuse(came.request, "what is asked of this node cannot be found out now; try again")
             else:
-                yield from self._judge(node, node.asked, came)
+                yield from self._judge(node, asked, came)
         if self._late:
             yield from self._recheck(node)
 
@@ -288,6 +291,8 @@ class AuditRound:
         yield from self._accusations(asked, judged)
         wrong = len(judged.wrong) + judged.unasked
         yield Reply(came.request, AuditReply(len(asked.targets), node.proven.bit_count(), wrong))
+        if node.has_passed:  # nothing is to be judged of it any more: its challenge need not stay in memory
+            node.known_count, node.asked = len(asked.targets), None
 
     def _accusations(self, asked: Asked, judged: Judged) -> Iterator[Effect]:
         public = _Public(asked.network, (asked.epoch, asked.epoch), asked.segments)

@@ -21,7 +21,7 @@ from typing import Final
 
 from dds.ledger.facts import Reader, asked_of, each
 from dds.ledger.records import EPOCHS, NODES, NUMBERS, number_key
-from dds.primitives.errors import CorruptError, DDSError, InputError, NotFoundError
+from dds.primitives.errors import DDSError
 from dds.primitives.hashing import tagged_hash
 from dds.primitives.ids import NodeID, SegmentID, id_text
 from dds.primitives.keys import SigningKey
@@ -157,42 +157,48 @@ def _node_look(reader: Reader, number: int) -> Callable[[], object]:
 def prove(store: FragmentStore, asked: Asked) -> Iterator[LeafStatement]:
     """A statement for each leaf that is asked and there. Blocks on the disk."""
     for segment_id, targets in groupby(asked.targets, key=lambda target: target.segment_id):
-        facts = asked.segments[segment_id]
-        encoding = _encoding(store, SegmentID(segment_id), facts)
-        if encoding is None:
-            event(_log, logging.ERROR, "asked for a segment that is not here", segment=id_text(segment_id))
-            continue
-        for target in targets:
-            statement = _read(store, encoding, target)
-            if statement is not None and statement_holds(statement, facts):
+        facts, problems = asked.segments[segment_id], []
+        for statement in _read_all(store, SegmentID(segment_id), list(targets), facts):
+            if isinstance(statement, LeafStatement):
                 yield statement
             else:
-                event(_log, logging.ERROR, "cannot prove a leaf", segment=id_text(segment_id), index=target.index)
+                problems.append(statement)
+        if problems:
+            event(_log, logging.ERROR, "cannot prove leaves", segment=id_text(segment_id), count=len(problems), why=problems[0])
+
+
+def _read_all(
+    store: FragmentStore, segment_id: SegmentID, targets: Sequence[Target], facts: SegmentFacts
+) -> Iterator[LeafStatement | str]:
+    """Of each target its statement, or why there is none."""
+    try:
+        encoding = _encoding(store, segment_id, facts)
+    except DDSError as error:
+        yield from [error.message] * len(targets)
+        return
+    for target in targets:
+        statement = "no encoding record of this root is here" if encoding is None else _read(store, encoding, target)
+        holds = isinstance(statement, LeafStatement) and statement_holds(statement, facts)
+        yield statement if holds or isinstance(statement, str) else "the ledger describes the segment otherwise"
 
 
 def _encoding(store: FragmentStore, segment_id: SegmentID, facts: SegmentFacts) -> EncodingRecord | None:
     """The encoding record that the ledger's root is of. Its signature was checked when it came, its checksum just now."""
-    try:
-        held = store.segment(segment_id)
-    except DDSError as error:
-        event(_log, logging.ERROR, "an encoding record cannot be read", segment=id_text(segment_id), error=error)
-        return None
-    for raw, _ in held:
+    for raw, _ in store.segment(segment_id):
         encoding = decode_encoding(decode(raw, Signed, max_bytes=RECORD_BYTES_MAX + ENVELOPE_BYTES_MAX).payload)
         if encoding.root() == facts.segment_root:
             return encoding
     return None
 
 
-def _read(store: FragmentStore, encoding: EncodingRecord, target: Target) -> LeafStatement | None:
+def _read(store: FragmentStore, encoding: EncodingRecord, target: Target) -> LeafStatement | str:
     if target.stripe >= len(encoding.records) or target.index >= len(encoding.records[target.stripe]):
-        return None  # the ledger describes the segment otherwise than its encoding record does
+        return "the encoding record has no such fragment"
     record = encoding.records[target.stripe][target.index]
     if target.leaf >= record.leaf_count:
-        return None
+        return "the fragment has no such leaf"
     try:
         _, (leaf,), (path,) = store.read_leaves(record.root, target.leaf, 1, fresh=True)
-    except (CorruptError, NotFoundError, InputError) as error:
-        event(_log, logging.ERROR, "a leaf cannot be read", segment=id_text(target.segment_id), error=error)
-        return None
+    except DDSError as error:
+        return error.message
     return statement_of(encoding, target, leaf, path)

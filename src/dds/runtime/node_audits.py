@@ -77,7 +77,7 @@ class NodeAudits:
     def _make_witness(self, directory: Path) -> Witness:
         p = self._parts
         look_at = Rechecker(p.client, p.learn).look_at
-        return Witness(p.key, p.network, p.ledger, WitnessLog(directory), p.pool, look_at, p.metrics)
+        return Witness(p.key, p.network, p.ledger, WitnessLog(directory / p.network), p.pool, look_at, p.metrics)
 
     def admission(self) -> Admission:
         """The door that commits come through."""

@@ -30,12 +30,12 @@ _NAME: Final = re.compile(r"([0-9]{1,13})\.(proven|report)")
 
 
 class WitnessLog:
-    """One directory; for one process, one thread at a time."""
+    """One directory, of one network: epochs of another are others. For one process, one thread at a time."""
 
     def __init__(self, directory: Path, ops: FileOps | None = None) -> None:
         self._directory, self._ops = directory, ops or FileOps()
         with disk_errors("opening the witness' log"):
-            directory.mkdir(DIRECTORY_MODE, exist_ok=True)
+            directory.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
 
     def note_proven(self, epoch: int, number: int, asked: int, proven: int) -> None:
         """
