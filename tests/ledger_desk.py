@@ -31,7 +31,7 @@ from dds.runtime.ledger_client import open_ledger
 from dds.runtime.ledger_host import LedgerHost
 from dds.storage.home import ClientConfig, Home, write_client_config
 from dds.storage.keyfile import create_key
-from dds.wire.ledger import AnyBody, RegisterSegments, Reserve, SegmentEntry, StripeRun, WitnessReport
+from dds.wire.ledger import AnyBody, RegisterSegments, Reserve, SegmentEntry, StripeRun, WitnessReport, stripes_hash
 from dds.wire.receipts import RECEIPT_VERSION, Receipt, sign_receipt
 
 NETWORK = "desk"
@@ -78,7 +78,7 @@ class LedgerDesk:
         segment, root = sha256(name), sha256(b"root of " + name)
         receipts = [
             Receipt(
-                RECEIPT_VERSION, NETWORK, identifier, segment, root, index, NODES[number].public,
+                RECEIPT_VERSION, NETWORK, identifier + stripes_hash(stripes), segment, root, index, NODES[number].public,
                 rent.stripes_bytes(stripes, index), rent.leaf_count(stripes, index), 0,
             )
             for index, number in enumerate(reservation.chosen)

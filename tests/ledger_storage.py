@@ -28,7 +28,7 @@ from dds.ledger.records import (
 from dds.primitives.hashing import sha256
 from dds.primitives.keys import SigningKey
 from dds.primitives.money import TOKEN
-from dds.wire.ledger import OpenContract, RegisterSegments, Reserve, SegmentEntry, Sponsor, StripeRun
+from dds.wire.ledger import OpenContract, RegisterSegments, Reserve, SegmentEntry, Sponsor, StripeRun, stripes_hash
 from dds.wire.receipts import RECEIPT_VERSION, Receipt, sign_receipt
 from tests.ledger_committee import NETWORK, Ledger, key_of
 
@@ -131,7 +131,7 @@ class Storage(Ledger):
         fields: dict[str, Any] = {
             "version": RECEIPT_VERSION,
             "network": NETWORK,
-            "contract": reservation,
+            "contract": reservation + stripes_hash(STRIPES),
             "segment_id": sha256(name),
             "segment_root": ROOT,
             "index": index,

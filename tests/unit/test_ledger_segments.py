@@ -25,6 +25,7 @@ from dds.wire.ledger import (
     Reserve,
     Settle,
     StripeRun,
+    stripes_hash,
 )
 from tests.ledger_committee import small_params
 from tests.ledger_storage import PRICE, SLOT, STRIPES, TERM, Storage, key_of
@@ -234,6 +235,16 @@ def test_a_receipt_that_says_anything_else_is_refused(ledger: Storage, wrong: di
     entry = ledger.entry(identifier, [ledger.receipt(0, chosen[0], identifier, **wrong)])
     assert ledger.send(ledger.anna, RegisterSegments([entry])).code == "bad-receipt"
     assert ledger.state.find(SEGMENTS, ONE) is None and ledger.contract().segments == 0
+
+
+def test_receipts_hold_for_the_stripes_in_their_order_only(ledger: Storage) -> None:
+    (reservation,) = ledger.reserve()
+    said = (StripeRun(1, 2, 1, SLOT), StripeRun(1, 2, 1, SLOT))  # as many bytes and leaves, in another spelling
+    receipts = [
+        ledger.receipt(at, each, reservation, contract=reservation + stripes_hash(said))
+        for at, each in enumerate(ledger.reservation(reservation).chosen)
+    ]
+    assert ledger.send(ledger.anna, RegisterSegments([ledger.entry(reservation, receipts)])).code == "bad-receipt"
 
 
 def test_a_receipt_for_an_index_that_there_is_not_is_refused(ledger: Storage) -> None:

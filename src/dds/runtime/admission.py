@@ -20,7 +20,7 @@ import msgspec
 from dds.ledger.records import NUMBERS, RESERVATIONS, Reservation
 from dds.ledger.tree import verify_proof
 from dds.primitives.errors import DDSError, FormatError, PaymentRequired
-from dds.primitives.ids import NodeID
+from dds.primitives.ids import ID_BYTES, NodeID
 from dds.runtime.ledger_client import LedgerClient
 from dds.runtime.node_routes import TICKET_BYTES_MAX
 from dds.wire.codec import decode
@@ -48,7 +48,7 @@ class Admission:
         Raises:
             PaymentRequired: no ticket, or one that does not hold; the message says why.
         """
-        head, reservation = self._open(contract, ticket)
+        head, reservation = self._open(contract[:ID_BYTES], ticket)
         number = await self._own_number()
         if number not in reservation.chosen and number not in reservation.spares:
             raise PaymentRequired("this node was not drawn for the reservation")

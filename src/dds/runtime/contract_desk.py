@@ -57,11 +57,11 @@ from dds.wire.ledger import (
     SegmentEntry,
     SetContract,
     Sponsor,
-    StripeRun,
     TopUp,
     WithdrawEscrow,
+    stripe_runs,
 )
-from dds.wire.segment import EncodingRecord, StripeShape
+from dds.wire.segment import EncodingRecord
 
 log = logging.getLogger(__name__)
 
@@ -342,18 +342,6 @@ def open_desk(
 def accept(_offer: Offer) -> bool:
     """For programs: their limit is `price_max`."""
     return True
-
-
-def stripe_runs(stripes: Sequence[StripeShape]) -> list[StripeRun]:
-    """Neighbours of one shape, counted."""
-    runs: list[StripeRun] = []
-    for shape in stripes:
-        last = runs[-1] if runs else None
-        if last is not None and (last.k, last.m, last.slot_bytes) == (shape.k, shape.m, shape.slot_bytes):
-            runs[-1] = StripeRun(last.count + 1, shape.k, shape.m, shape.slot_bytes)
-        else:
-            runs.append(StripeRun(1, shape.k, shape.m, shape.slot_bytes))
-    return runs
 
 
 def _sizes_of(record: EncodingRecord, stripes: set[int]) -> list[int]:

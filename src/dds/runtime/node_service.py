@@ -36,6 +36,7 @@ from dds.wire.api import (
     SegmentReply,
 )
 from dds.wire.codec import decode
+from dds.wire.ledger import stripe_runs, stripes_hash
 from dds.wire.manifest import SIGNED_MANIFEST_BYTES_MAX, Manifest, decode_manifest, open_manifest
 from dds.wire.receipts import CONTRACT_BYTES_MAX, RECEIPT_VERSION, Receipt, sign_receipt
 from dds.wire.segment import ENCODING_TAG, EncodingRecord, decode_encoding
@@ -110,7 +111,7 @@ class NodeService:
         if request.index >= encoding.width:
             raise InputError(f"index {request.index} of a segment with {encoding.width} fragments a stripe")
         if bytes_max is not None:
-            _check_paid_for(encoding, request.index, bytes_max)
+            _check_paid_for(encoding, request, bytes_max)
         manifest = None if request.manifest is None else self._manifest_naming(request.manifest, encoding.segment_id)
         note = _note(manifest, request.manifest) if manifest is not None and request.manifest is not None else None
         upload = UploadID(request.upload)
@@ -262,10 +263,12 @@ def named_segments(manifest: Manifest) -> list[SegmentID]:
     return [row.segment_id for body in (manifest.body, manifest.meta) for row in body.segments]
 
 
-def _check_paid_for(encoding: EncodingRecord, index: int, bytes_max: int) -> None:
-    size = sum(record.size for _, record in encoding.fragments_of(index))
+def _check_paid_for(encoding: EncodingRecord, request: CommitRequest, bytes_max: int) -> None:
+    size = sum(record.size for _, record in encoding.fragments_of(request.index))
     if size > bytes_max:
-        raise PaymentRequired(f"index {index} of the segment has {size} bytes, and {bytes_max} are reserved")
+        raise PaymentRequired(f"index {request.index} of the segment has {size} bytes, and {bytes_max} are reserved")
+    if request.contract[ID_BYTES:] != stripes_hash(stripe_runs(encoding.stripes)):
+        raise PaymentRequired("the contract does not name the segment's stripes: its audits could ask for what it has not")
 
 
 def _check_commit_shape(request: CommitRequest) -> None:

@@ -46,6 +46,7 @@ from dds.protocol.upload import (
 from dds.runtime.network import Network
 from dds.runtime.spool import Spool
 from dds.wire.api import INLINE_BYTES_MAX, CommitReply, CommitRequest, PaidCommitRequest, StagedReply
+from dds.wire.ledger import stripe_runs, stripes_hash
 from dds.wire.receipts import open_receipt
 from dds.wire.segment import EncodingRecord, StripeShape
 
@@ -87,7 +88,7 @@ class SegmentSender:
     spool_path: Path
     resume: bool = False  # a broken put left fragments at these nodes
     on_sent: Callable[[int], None] = lambda count: None
-    contract: bytes = b""  # the reservation that receipts must name; empty where nothing is paid
+    contract: bytes = b""  # the reservation, and from `finish` on the stripes too: what receipts name; empty: nothing is paid
     ticket: bytes = b""  # proves it
     fast_m: int | None = None  # with --ack fast: the parity fragments of which floor(m/3) need not have their receipts
     enough: asyncio.Event = field(default_factory=asyncio.Event)  # so many receipts are there (with `fast_m`)
@@ -148,6 +149,8 @@ class SegmentSender:
         Raises:
             NotEnoughNodes: no node is left for some index.
         """
+        if self.contract:
+            self.contract += stripes_hash(stripe_runs(record.stripes))
         inline_from = min(self._held_back, default=len(record.stripes))
         self._closing = _Closing(record, encoding, record.root(), manifest, inline_from)
         self._start_ticker()

@@ -11,16 +11,19 @@ has one id. Bodies carry no floats, no maps and no optional order: lists that ar
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Final
 
 from msgspec import Meta
 
 from dds.primitives.errors import FormatError, UnsupportedVersion
-from dds.primitives.hashing import sha256
+from dds.primitives.hashing import sha256, tagged_hash
 from dds.primitives.keys import SigningKey
 from dds.primitives.money import AMOUNT_MAX
 from dds.primitives.units import KIB, N_MAX, STRIPES_PER_SEGMENT_MAX
 from dds.wire.codec import Message, decode, encode
+from dds.wire.segment import StripeShape
 from dds.wire.signed import ENVELOPE_BYTES_MAX, open_signed, sign
 
 TX_VERSION: Final = 1
@@ -34,6 +37,8 @@ RECEIPT_BYTES_MAX: Final = 1 * KIB
 LABEL_CHARS_MAX: Final = 64
 REGIONS_MAX: Final = 16
 ROLES_MAX: Final = 8
+
+_RUN: Final = struct.Struct(">HHHI")
 
 ID = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
@@ -195,13 +200,30 @@ class StripeRun(Message, frozen=True):
     slot_bytes: Annotated[int, Meta(ge=1, le=1 << 20)]
 
 
+def stripe_runs(stripes: Sequence[StripeShape]) -> list[StripeRun]:
+    """Neighbours of one shape, counted: the one spelling that receipts are made for."""
+    runs: list[StripeRun] = []
+    for shape in stripes:
+        last = runs[-1] if runs else None
+        if last is not None and (last.k, last.m, last.slot_bytes) == (shape.k, shape.m, shape.slot_bytes):
+            runs[-1] = StripeRun(last.count + 1, shape.k, shape.m, shape.slot_bytes)
+        else:
+            runs.append(StripeRun(1, shape.k, shape.m, shape.slot_bytes))
+    return runs
+
+
+def stripes_hash(stripes: Iterable[StripeRun]) -> bytes:
+    """Binds a receipt to the stripes in their order: audits find a leaf by them, so nobody may register others later."""
+    return tagged_hash(b"dds/stripes/v1", *(_RUN.pack(run.count, run.k, run.m, run.slot_bytes) for run in stripes))
+
+
 class SegmentEntry(Message, frozen=True):
     reservation: ID
     segment_id: ID
     segment_root: ID
     encoding_hash: ID  # SHA-256 of the encoding record's payload
     stripes: Annotated[list[StripeRun], Meta(min_length=1, max_length=STRIPES_PER_SEGMENT_MAX)]
-    receipts: Annotated[list[RawReceipt], Meta(max_length=N_MAX)]  # signed, by ascending index; each names the reservation
+    receipts: Annotated[list[RawReceipt], Meta(max_length=N_MAX)]  # by ascending index; each names reservation || stripes_hash
 
 
 class RegisterSegments(Body, frozen=True, tag=42):

@@ -21,7 +21,7 @@ from dds.ledger.rules.settlement import put_at
 from dds.ledger.state import State
 from dds.primitives.errors import DDSError
 from dds.primitives.units import STRIPES_PER_SEGMENT_MAX
-from dds.wire.ledger import AddReceipts, RegisterSegments, ReportLoss, SegmentEntry, Tx
+from dds.wire.ledger import AddReceipts, RegisterSegments, ReportLoss, SegmentEntry, Tx, stripes_hash
 from dds.wire.receipts import Receipt, open_receipt
 
 
@@ -165,7 +165,8 @@ def _signer(state: State, receipt: Receipt) -> int:
 
 def _check_receipt(segment: Segment, segment_id: bytes, receipt: Receipt, contract: bytes) -> None:
     """Every field is what the segment implies."""
-    require(receipt.contract == contract, "bad-receipt", f"receipt {receipt.index} is for another reservation or draw")
+    due = contract + stripes_hash(segment.stripes)
+    require(receipt.contract == due, "bad-receipt", f"receipt {receipt.index} is for another reservation, draw or stripes")
     same = (receipt.segment_id, receipt.segment_root) == (segment_id, segment.segment_root)
     require(same, "bad-receipt", f"receipt {receipt.index} is for another segment or root")
     require(receipt.index < len(segment.assignments), "bad-receipt", f"there is no index {receipt.index}")
