@@ -22,21 +22,21 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import uvloop
-from rich.console import Console
 
 from dds.apps.cli import exits
 from dds.apps.cli.session import show_log
+from dds.apps.demo_ledger import EPOCH_MS, audit_the_ledger, show_offer, show_payment, watch_pay
+from dds.apps.demo_stage import ClaimFailed, Scene, Stage, claim
 from dds.primitives.cid import CID, cid_text
 from dds.primitives.errors import DDSError, InputError
 from dds.primitives.ids import id_text
 from dds.primitives.units import human_bytes
 from dds.runtime.client import Client, open_client
-from dds.runtime.devnet import HOSTILE_DAEMON, Devnet
+from dds.runtime.devnet import HOSTILE_DAEMON, Devnet, Shape
 from dds.runtime.devnet_guard import guard
 from dds.runtime.results import ContentStat, PutOptions, PutResult
 from dds.storage.home import Home, write_client_config
@@ -46,48 +46,6 @@ RANGE_BYTES: Final = 100
 PIECE_BYTES: Final = 1 << 20
 LEFT_OUT: Final = ("site-packages", "dist-packages", "__pycache__")
 T = TypeVar("T")
-
-
-class ClaimFailed(Exception):
-    """Something that the demonstration promises did not hold."""
-
-
-class Stage:
-    """The numbered steps on standard output: styled on a terminal, plain elsewhere."""
-
-    def __init__(self) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
-        self._started = time.monotonic()
-        self._step = 0
-
-    def step(self, title: str) -> None:
-        self._step += 1
-        self._console.print(f"\n[bold cyan]{self._step}. {title}[/]")
-
-    def fact(self, name: str, value: str) -> None:
-        self._console.print(f"   [dim]{name:<14}[/] {value}", markup=True)
-
-    def good(self, text: str) -> None:
-        self._console.print(f"   [green]ok[/]  {text}")
-
-    def bad(self, text: str) -> None:
-        self._console.print(f"   [red]FAILED[/]  {text}")
-
-    def seconds(self) -> float:
-        return time.monotonic() - self._started
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """What the steps work with."""
-
-    stage: Stage
-    devnet: Devnet
-    creator: Home
-    reader: Home
-    source: Path
-    title: str
-    work: Path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -131,7 +89,9 @@ def play(stage: Stage, work: Path, directory: Path | None) -> None:
         lost = kill_six(scene)
         fetch_everything(scene, put.content)
         fetch_range(scene, put.content)
-        catch_liar(scene, put.content, lost)
+        liar = catch_liar(scene, put.content, lost)
+        watch_pay(scene, liar)
+        audit_the_ledger(scene)
     finally:
         take_down(scene)
 
@@ -139,17 +99,21 @@ def play(stage: Stage, work: Path, directory: Path | None) -> None:
 def start_network(scene: Scene) -> None:
     scene.stage.step("A network of 20 node processes on this machine")
     started = time.monotonic()
-    rows = scene.devnet.up()
+    rows = scene.devnet.up(Shape(epoch_ms=EPOCH_MS))
     write_client_config(scene.reader.config_file, scene.creator.client_config())
     regions, operators = {row.region for row in rows}, {row.operator for row in rows}
     scene.stage.fact("up", f"{len(rows)} nodes, {len(operators)} operators, {len(regions)} regions")
+    witnesses = sum("witness" in row.roles for row in rows)
+    scene.stage.fact("ledger", f"one sequencer, {witnesses} witnesses, epochs of {EPOCH_MS / 1000:.0f} s")
     scene.stage.fact("time", f"{time.monotonic() - started:.1f} s")
 
 
 def store(scene: Scene) -> PutResult:
     scene.stage.step(f"Store {scene.title}")
-    put = with_client(scene.creator, lambda client: client.put(scene.source, PutOptions()))
     stage = scene.stage
+    put = with_client(
+        scene.creator, lambda client: client.put(scene.source, PutOptions(), confirm=lambda offer: show_offer(scene, offer))
+    )
     stage.fact("ContentID", f"[bold]{cid_text(put.content)}[/]")
     stage.fact("input", f"{put.files:,} files, {human_bytes(put.content_bytes)}")
     stage.fact("time", f"{put.seconds:.1f} s, every fragment with a durable receipt")
@@ -161,6 +125,7 @@ def store(scene: Scene) -> PutResult:
     stage.fact("spread", f"{put.segments} segments on {put.nodes} nodes, {put.operators} operators, {put.regions} regions")
     for note in put.notes:
         stage.fact("note", note)
+    show_payment(scene, put.payment)
     return put
 
 
@@ -205,8 +170,12 @@ def fetch_range(scene: Scene, content: CID) -> None:
     scene.stage.good(f"identical; {human_bytes(got.moved_bytes)} moved, in {got.seconds:.2f} s")
 
 
-def catch_liar(scene: Scene, content: CID, lost: Sequence[str]) -> None:
-    """Bring the lost nodes back, turn one holder into a liar, and read past it."""
+def catch_liar(scene: Scene, content: CID, lost: Sequence[str]) -> str:
+    """Bring the lost nodes back, turn one holder into a liar, and read past it.
+
+    Returns:
+        its name.
+    """
     scene.stage.step("One of the holders starts to lie")
     scene.devnet.start(lost)
     liar = busiest_data_holder(scene, with_client(scene.reader, lambda client: client.stat(content)))
@@ -223,6 +192,7 @@ def catch_liar(scene: Scene, content: CID, lost: Sequence[str]) -> None:
     named = sorted(names.get(node, node) for node in caught)
     claim(named == [liar], f"{liar} lied, but {', '.join(named) or 'nobody'} was named")
     scene.stage.good(f"the liar was named, nobody else was; {count:,} files compared: all identical")
+    return liar
 
 
 def busiest_data_holder(scene: Scene, stat: ContentStat) -> str:
@@ -252,11 +222,6 @@ def with_client(home: Home, use: Callable[[Client], Coroutine[Any, Any, T]]) -> 
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work())
-
-
-def claim(held: bool, otherwise: str) -> None:
-    if not held:
-        raise ClaimFailed(otherwise)
 
 
 def checked(path: Path) -> Path:

@@ -128,6 +128,7 @@ class ContractDesk:
     _contract: bytes = b""
     _price: int = 0
     _epochs: int = 0
+    _sure: int = 0  # of the escrow: agreed on for this put, and not reserved yet
     _open: set[bytes] = field(default_factory=set)  # reservations not registered yet
     _one: asyncio.Lock = field(default_factory=asyncio.Lock)  # escrow is looked at and topped up by one segment at a time
 
@@ -152,11 +153,8 @@ class ContractDesk:
 
     async def _look(self, data_bytes: int | None) -> tuple[Offer, Contract | None]:
         self._contract = contract_id(self.key.public, self.class_name)
-        params, chain, contract, account = await asyncio.gather(
-            self.ledger.find(PARAMS),
-            self.ledger.find(CHAIN),
-            self.ledger.find(CONTRACTS, self._contract),
-            self.ledger.find(ACCOUNTS, self.key.public),
+        params, chain, contract, account = await self.ledger.find_many(
+            [(PARAMS, b""), (CHAIN, b""), (CONTRACTS, self._contract), (ACCOUNTS, self.key.public)]
         )
         if params is None or chain is None:
             raise UnavailableError("the ledger has no parameters yet", hint="is it set up? dds ledger status")
@@ -180,7 +178,7 @@ class ContractDesk:
                 f"the price is {format_tokens(bound.price_per_tib_month)} per TiB and 720 epochs, above your limit",
                 hint="raise --max-price, or wait: dds market price",
             )
-        escrow = 0 if contract is None else contract.escrow
+        escrow = 0 if contract is None else contract.escrow - contract.reserved
         deposit = max(0, bound.total - escrow)
         return Offer(bound, limit, chain.reference, escrow, account.balance, deposit, self._params.epoch_ms)
 
@@ -195,6 +193,7 @@ class ContractDesk:
             if offer.deposit:
                 await self.ledger.submit(self.key, TopUp(self._contract, offer.deposit))
         self.spent.deposited += offer.deposit
+        self._sure = offer.quote.total
 
     # -- new segments -----------------------------------------------------------------------------------------------------
 
@@ -219,9 +218,12 @@ class ContractDesk:
         return Reserved(identifier, ticket, draw, tuple(reservation.bends))
 
     async def _cover(self, needed: int) -> None:
-        """Top the escrow up to what the next segment may take: only a stream, or a price that rose, needs more than agreed."""
+        """See to it that the escrow has what a segment may take: for a stream, and what is reused, nothing was agreed."""
+        if needed <= self._sure:
+            self._sure -= needed
+            return
         contract = await self.ledger.find(CONTRACTS, self._contract)
-        missing = needed - (contract.escrow if contract is not None else 0)
+        missing = needed - (contract.escrow - contract.reserved if contract is not None else 0)
         if missing > 0:
             await self.ledger.submit(self.key, TopUp(self._contract, missing))
             self.spent.deposited += missing
