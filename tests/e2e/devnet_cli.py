@@ -81,12 +81,12 @@ class Program:
 
 @contextmanager
 def running_devnet(home: Path, *options: str) -> Iterator[Program]:
-    """A devnet that is gone, process by process, when this ends."""
+    """A devnet that is gone, process by process, when this ends. Nobody pays in it unless the options name a ledger."""
     program = Program(home)
     with guard(home):
-        program.run("devnet", "up", *options)
+        program.run("devnet", "up", *options, *(() if "--ledger" in options else ("--ledger", "none")))
         yield program
-        nodes = list((home / "devnet" / "nodes").iterdir())
+        nodes = [*(home / "devnet" / "nodes").iterdir(), home / "devnet" / "ledger"]
         program.run("devnet", "down", "--purge")
         assert processes.find(nodes) == {}
 

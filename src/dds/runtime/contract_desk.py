@@ -42,8 +42,8 @@ from dds.primitives.errors import DDSError, InputError, LedgerRefused, Unavailab
 from dds.primitives.hashing import sha256
 from dds.primitives.ids import NodeID, SegmentID
 from dds.primitives.keys import SigningKey
-from dds.primitives.money import format_tokens
-from dds.protocol.quote import PutQuote, parse_term, put_quote
+from dds.primitives.money import format_tokens, share_ppm
+from dds.protocol.quote import PutQuote, parse_term, price_per_tib_month, put_quote
 from dds.runtime.ledger_client import LedgerClient
 from dds.runtime.results import Payment, PutOptions
 from dds.storage.home import parse_node_address
@@ -67,6 +67,7 @@ log = logging.getLogger(__name__)
 
 TERM: Final = "720"  # epochs, when nobody says otherwise: 30 days of hours
 SEGMENT_EXISTS: Final = "segment-exists"
+PRICE_SLACK_PPM: Final = 50_000  # a quote holds although the price rises by so much until the nodes are drawn
 PRICE_HEADROOM: Final = 2  # a new contract's limit, in multiples of the price that was quoted
 
 
@@ -74,7 +75,8 @@ PRICE_HEADROOM: Final = 2  # a new contract's limit, in multiples of the price t
 class Offer:
     """A quote, and how it will be paid."""
 
-    quote: PutQuote
+    quote: PutQuote  # an upper bound: at a price that is a little above the present one
+    price: int  # now, per MiB-epoch
     price_max: int
     reference: int
     escrow: int  # in the standing contract now
@@ -89,6 +91,7 @@ class Reserved:
 
     id: bytes
     ticket: bytes  # proves it to the nodes
+    price: int  # per MiB-epoch
     draw: Draw
     bends: tuple[str, ...]
 
@@ -126,7 +129,8 @@ class ContractDesk:
     spent: Spent = field(default_factory=Spent)
     _params: Params = field(default_factory=Params)
     _contract: bytes = b""
-    _price: int = 0
+    _price: int = 0  # that the quote was made with: the most that is paid
+    _paid_price: int = 0  # of the last segment
     _epochs: int = 0
     _sure: int = 0  # of the escrow: agreed on for this put, and not reserved yet
     _open: set[bytes] = field(default_factory=set)  # reservations not registered yet
@@ -158,7 +162,7 @@ class ContractDesk:
         )
         if params is None or chain is None:
             raise UnavailableError("the ledger has no parameters yet", hint="is it set up? dds ledger status")
-        self._params, self._price = params, chain.price
+        self._params = params
         self._epochs = parse_term(self.term or TERM, params.epoch_ms)
         if contract is not None and contract.cancelled_epoch >= 0:
             contract = None
@@ -171,16 +175,17 @@ class ContractDesk:
         return offer, contract
 
     def _offer(self, data_bytes: int, chain: Chain, contract: Contract | None, account: Account) -> Offer:
-        bound = put_quote(self._params, self.geometry, data_bytes, chain.price, self._epochs)
         limit = chain.price * PRICE_HEADROOM if self.price_max is None else self.price_max
+        self._price = min(limit, chain.price + share_ppm(chain.price, PRICE_SLACK_PPM))
+        bound = put_quote(self._params, self.geometry, data_bytes, self._price, self._epochs)
         if chain.price > limit:
             raise InputError(
-                f"the price is {format_tokens(bound.price_per_tib_month)} per TiB and 720 epochs, above your limit",
+                f"the price is {format_tokens(price_per_tib_month(chain.price))} per TiB and 720 epochs, above your limit",
                 hint="raise --max-price, or wait: dds market price",
             )
         escrow = 0 if contract is None else contract.escrow - contract.reserved
         deposit = max(0, bound.total - escrow)
-        return Offer(bound, limit, chain.reference, escrow, account.balance, deposit, self._params.epoch_ms)
+        return Offer(bound, chain.price, limit, chain.reference, escrow, account.balance, deposit, self._params.epoch_ms)
 
     async def _agree(self, contract: Contract | None, offer: Offer) -> None:
         k, m = self.geometry
@@ -211,11 +216,15 @@ class ContractDesk:
         reservation, ticket = await self.ledger.proven(RESERVATIONS, identifier)
         if reservation is None:
             raise UnavailableError("the ledger has no such reservation any more", hint="run the same put again")
+        if reservation.price > self._price:
+            raise UnavailableError(
+                "the price has risen above the quote meanwhile", hint="run the same put again for a new quote"
+            )
         numbers = [*reservation.chosen, *reservation.spares]
         nodes = await self.ledger.find_many([(NODES, number_key(number)) for number in numbers])
         ids = [NodeID(node.node_id) for node in nodes]
         draw = Draw(tuple(ids[:width]), tuple(ids[width:]), ())
-        return Reserved(identifier, ticket, draw, tuple(reservation.bends))
+        return Reserved(identifier, ticket, reservation.price, draw, tuple(reservation.bends))
 
     async def _cover(self, needed: int) -> None:
         """See to it that the escrow has what a segment may take: for a stream, and what is reused, nothing was agreed."""
@@ -228,7 +237,9 @@ class ContractDesk:
             await self.ledger.submit(self.key, TopUp(self._contract, missing))
             self.spent.deposited += missing
 
-    async def register(self, reserved: bytes, record: EncodingRecord, payload: bytes, receipts: Sequence[bytes]) -> str | None:
+    async def register(
+        self, reserved: Reserved, record: EncodingRecord, payload: bytes, receipts: Sequence[bytes]
+    ) -> str | None:
         """Close the reservation with the nodes' receipts, by ascending index: from the next epoch on they are audited and paid.
 
         Returns:
@@ -238,7 +249,7 @@ class ContractDesk:
             LedgerRefused
         """
         entry = SegmentEntry(
-            reservation=reserved,
+            reservation=reserved.id,
             segment_id=record.segment_id,
             segment_root=record.root(),
             encoding_hash=sha256(payload),
@@ -251,16 +262,16 @@ class ContractDesk:
             if refusal.refusal != SEGMENT_EXISTS:
                 raise
             return await self.reuse(record.segment_id, record, set(range(len(record.stripes))))
-        self._open.discard(reserved)
+        self._open.discard(reserved.id)
         self.spent.segments += 1
-        self._charge(_sizes_of(record, set(range(len(record.stripes)))), self._price, self._epochs)
+        self._charge(_sizes_of(record, set(range(len(record.stripes)))), reserved.price, self._epochs)
         return None
 
     def payment(self) -> Payment:
         spent = self.spent
         return Payment(
             contract=self._contract,
-            price=self._price,
+            price=self._paid_price,
             term_epochs=self._epochs,
             rent=spent.rent,
             fee=spent.fee,
@@ -270,7 +281,7 @@ class ContractDesk:
         )
 
     def _charge(self, sizes: list[int], price: int, epochs: int) -> None:
-        cost = quote(self._params, sizes, price, epochs)
+        cost, self._paid_price = quote(self._params, sizes, price, epochs), price
         self.spent.rent += cost.rent
         self.spent.fee += cost.fee
         self.spent.reserve += cost.reserve

@@ -252,13 +252,12 @@ def cancel(session: Session, contract: ContractArgument, wallet: WalletOption = 
 
 
 async def own_contracts(desk: Desk, publisher: bytes) -> list[tuple[bytes, Contract]]:
-    """The publisher's contracts: one a class, so their ids are known."""
-    from dds.erasure.geometry import CLASSES, CUSTOM_CLASS
-    from dds.ledger.records import CONTRACTS, contract_id
+    """The publisher's contracts, one a class."""
+    from dds.ledger.records import CONTRACTS
 
-    identifiers = [contract_id(publisher, name) for name in (*CLASSES, CUSTOM_CLASS)]
-    found = await desk.find_many(CONTRACTS, identifiers)
-    return [(identifier, record) for identifier, record in zip(identifiers, found, strict=True) if record is not None]
+    identifiers = await desk.contract_ids(publisher)
+    found = zip(identifiers, await desk.find_many(CONTRACTS, identifiers), strict=True)
+    return [(identifier, record) for identifier, record in found if record is not None and record.publisher == publisher]
 
 
 async def standing_of(desk: Desk, contract: bytes, record: Contract, epoch: int) -> Standing:

@@ -164,6 +164,15 @@ class Desk:
             )
         return identifier, found
 
+    async def contract_ids(self, publisher: bytes) -> list[bytes]:
+        """The contracts that this account may have: of each class, and of every geometry that it ever paid into."""
+        from dds.erasure.geometry import CLASSES, CUSTOM_CLASS
+        from dds.ledger.records import contract_id
+
+        own = [contract_id(publisher, name) for name in (*CLASSES, CUSTOM_CLASS)]
+        paid = [row.event.contract async for row in self.client.all_events(account=publisher) if row.event.contract]
+        return list(dict.fromkeys([*own, *paid]))
+
     async def send(self, body: AnyBody) -> TxDone:
         """Sign, send, wait until it is final.
 

@@ -114,6 +114,7 @@ def quote_prompt(session: Session, *, accept: bool) -> Callable[[Offer], bool]:
 def quote_lines(offer: Offer) -> list[str]:
     """A quote for people."""
     from dds.primitives.money import format_tokens
+    from dds.protocol.quote import price_per_tib_month
 
     quote = offer.quote
     hours = quote.term_epochs * offer.epoch_ms / 3_600_000
@@ -123,7 +124,7 @@ def quote_lines(offer: Offer) -> list[str]:
         f"{quote.term_epochs:,} epochs ({length})",
         f"       rent {format_tokens(quote.rent)}, fee {format_tokens(quote.fee)}, "
         f"repair reserve {format_tokens(quote.reserve)} (comes back if unused)",
-        f"       price {format_tokens(quote.price_per_tib_month)} per TiB and 720 epochs; "
+        f"       price now {format_tokens(price_per_tib_month(offer.price))} per TiB and 720 epochs; "
         f"from escrow {format_tokens(quote.total - offer.deposit)}, from your account {format_tokens(offer.deposit)}",
     ]
 

@@ -137,8 +137,7 @@ def positive_tokens(text: str) -> int:
 
 async def holdings(desk: Desk, account: bytes) -> Holdings:
     """What the ledger has in this account's name."""
-    from dds.erasure.geometry import CLASSES, CUSTOM_CLASS
-    from dds.ledger.records import ACCOUNTS, CONTRACTS, DEPOSITS, NODES, OPERATORS, contract_id, number_key
+    from dds.ledger.records import ACCOUNTS, CONTRACTS, DEPOSITS, NODES, OPERATORS, number_key
 
     client = desk.client
     entry, deposit, operator = (
@@ -146,14 +145,14 @@ async def holdings(desk: Desk, account: bytes) -> Holdings:
         await client.find(DEPOSITS, account),
         await client.find(OPERATORS, account),
     )
-    contracts = await desk.find_many(CONTRACTS, [contract_id(account, name) for name in (*CLASSES, CUSTOM_CLASS)])
+    contracts = await desk.find_many(CONTRACTS, await desk.contract_ids(account))
     nodes = await desk.find_many(NODES, [number_key(number) for number in (operator.nodes if operator else ())])
     return Holdings(
         account=account,
         exists=entry is not None,
         balance=entry.balance if entry else 0,
         nonce=entry.nonce if entry else 0,
-        escrow=sum(contract.escrow for contract in contracts if contract),
+        escrow=sum(contract.escrow for contract in contracts if contract and contract.publisher == account),
         deposit=deposit.amount if deposit else 0,
         deposit_leaving=deposit.leaving if deposit else 0,
         bond=operator.bond if operator else 0,
