@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dds.apps.demo import ClaimFailed, compare
+from dds.apps.demo import compare
+from dds.apps.demo_stage import ClaimFailed
 from tests.e2e.devnet_cli import wait_until, write_random
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("demo")]

@@ -91,8 +91,6 @@ def test_nodes_store_nothing_that_nobody_pays_for(dds: Program, tmp_path: Path) 
     free_rider = other_home(dds, tmp_path / "rider", ledger="")
     error = free_rider.error("put", *CLASS, write_random(tmp_path / "ride", 100_000, seed=6), code=4)
     assert error["code"] == "not-enough-nodes"
-    log = dds.home / "devnet" / "nodes" / "node-0" / "node.log"
-    assert log.parent.exists()
 
 
 def test_a_put_that_fails_half_way_gets_its_money_back(dds: Program, tmp_path: Path) -> None:
@@ -116,6 +114,6 @@ def test_reads_need_no_ledger(dds: Program, tmp_path: Path) -> None:
     dds.run("get", content, "-o", tmp_path / "copy")
     assert same_file(path, tmp_path / "copy")
     error = dds.error("put", *CLASS, write_random(tmp_path / "later", 1_000, seed=9), code=4)
-    assert "ledger" in (error["message"] + str(error["hint"])).lower() or error["code"].startswith("peer")
+    assert error["message"].startswith("the ledger cannot be reached")
     dds.run("devnet", "start", *dds.names())  # brings the ledger back too
     assert wallet(dds)["balance"] < 10_000 * TOKEN

@@ -217,9 +217,7 @@ class ContractDesk:
         if reservation is None:
             raise UnavailableError("the ledger has no such reservation any more", hint="run the same put again")
         if reservation.price > self._price:
-            raise UnavailableError(
-                "the price has risen above the quote meanwhile", hint="run the same put again for a new quote"
-            )
+            raise UnavailableError("the price has risen above the quote", hint="run the same put again for a new one")
         numbers = [*reservation.chosen, *reservation.spares]
         nodes = await self.ledger.find_many([(NODES, number_key(number)) for number in numbers])
         ids = [NodeID(node.node_id) for node in nodes]

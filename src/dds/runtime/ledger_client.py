@@ -72,6 +72,7 @@ SEND_ATTEMPTS_MAX: Final = 4
 SEND_PAUSE_S: Final = 0.25  # before the second attempt; doubled each time
 NONCE_ATTEMPTS_MAX: Final = 5
 SENDERS_MAX: Final = 4096  # keys whose next nonce is remembered
+AWAY_HINT: Final = "does its host run? Reading content needs no ledger"
 BUSY_STATUSES: Final = (429, 503, 504)
 
 Reply = TypeVar("Reply", bound=Message)
@@ -365,7 +366,10 @@ async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
                 raise
         await asyncio.sleep(pause_s)
         pause_s *= 2
-    return await ask()
+    try:
+        return await ask()
+    except (PeerUnreachable, PeerTimeout) as error:
+        raise type(error)(f"the ledger {error.message}", peer=error.peer, hint=AWAY_HINT) from None
 
 
 def _passes(error: RemoteError) -> bool:
