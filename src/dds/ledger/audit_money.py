@@ -148,7 +148,7 @@ def _contract_sums(tables: dict[bytes, dict[bytes, Any]], recount: _Recount) -> 
             yield f"{name}: counts {contract.rent_bytes} bytes, sponsors {recount.rent_bytes[key]}"
         if contract.reserved != earmarked[key]:
             yield f"{name}: {contract.reserved} reserved, its reservations earmark {earmarked[key]}"
-        if contract.reserved > contract.escrow:
+        if contract.reserved > contract.escrow and contract.cancelled_epoch < 0:  # a cancelled one's escrow has gone back
             yield f"{name}: {contract.reserved} reserved of an escrow of {contract.escrow}"
 
 
