@@ -36,6 +36,8 @@ class Watch:
         self.reports: Counter[int] = Counter()
         self.needed: dict[int, int] = {}
         self.last_epoch = 0
+        self.happened: Counter[str] = Counter()  # events, by name
+        self.least_scale = 10**6  # ppm: how little of the subsidies due an epoch's emission covered
 
     # -- one step -----------------------------------------------------------------------------------------------------------
 
@@ -90,7 +92,10 @@ class Watch:
 
     def _events(self, events: Iterable[Event]) -> None:
         for event in events:
+            self.happened[event.name] += 1
             place = event.segment, event.index
+            if event.name == "slash" and event.index >= 0:
+                assert event.amount == self.collateral[place] * _taken_ppm(event.detail) // 10**6, event
             if event.name == "locked":
                 self.collateral[place] += event.amount
             elif event.name == "freed" or (event.name == "slash" and event.index >= 0):
@@ -155,11 +160,18 @@ class Watch:
         assert {k: v for k, v in held.items() if v} == {k: v for k, v in self.collateral.items() if v}
 
     def _epochs_only_grow(self) -> None:
-        now = self.tables[CHAIN.prefix][b""].epoch
+        chain = self.tables[CHAIN.prefix][b""]
+        now, self.least_scale = chain.epoch, min(self.least_scale, chain.subsidy_scale_ppm)
         assert now >= self.last_epoch
         self.last_epoch = now
         if now:
             assert number_key(now) in self.tables[EPOCHS.prefix], "every epoch that begins has a committee"
+
+
+def _taken_ppm(reason: str) -> int:
+    """Of an assignment's collateral, by the spec's table of faults."""
+    shares = {"loss reported": 250_000, "loss found": 500_000, "down for": 250_000, "invalid-answer": 10**6, "conflicting": 10**6}
+    return next(ppm for begins, ppm in shares.items() if reason.startswith(begins))
 
 
 def _every_sponsor_can_pay(segment: Segment) -> None:

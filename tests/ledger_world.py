@@ -12,14 +12,14 @@ from typing import Any
 
 import msgspec
 
-from dds.ledger.events import Event
 from dds.ledger.genesis import GENESIS_VERSION, Genesis, GenesisAccount, GenesisNode, GenesisOperator, apply_genesis
-from dds.ledger.machine import Context, TxResult, apply_raw, begin_block
+from dds.ledger.machine import Context, TxResult, apply_block, apply_raw, begin_block
 from dds.ledger.params import Params
 from dds.ledger.records import ACCOUNTS, BY_PREFIX, CHAIN, EPOCHS, Account, Chain, EpochRecord, Table, V, number_key
 from dds.ledger.rules.holding import touch
 from dds.ledger.rules.witnesses import quorum
 from dds.ledger.state import State
+from dds.ledger.tree import BucketTree
 from dds.primitives.hashing import sha256
 from dds.primitives.keys import SigningKey
 from dds.wire.ledger import AnyBody, WitnessReport, sign_tx
@@ -33,6 +33,11 @@ POOL = 10**8
 OPERATORS, NEWCOMERS, PUBLISHERS, READERS = 8, 2, 3, 2
 STORERS = 14
 REGIONS = ("east", "north", "west")
+GENESIS_SUPPLY = (
+    (OPERATORS + NEWCOMERS + PUBLISHERS + READERS) * FUNDS
+    + sum(2 + at for at in range(OPERATORS)) * BOND_MIN
+    + (5 + STORERS) * POOL
+)
 
 
 def key_of(name: str) -> SigningKey:
@@ -43,8 +48,8 @@ def world_params(**changes: Any) -> Params:
     """Everything comes soon, and there is too little emission for all subsidies: both are where mistakes hide."""
     short = Params(
         epoch_ms=EPOCH_MS,
-        supply_cap=9 * 10**18,
-        emission_rate=30,
+        supply_cap=GENESIS_SUPPLY + 10**6,
+        emission_rate=10**8,  # a hundred in the first epoch
         price_start=50_000,
         collateral_epochs=100,
         reservation_epochs=3,
@@ -85,14 +90,14 @@ class World:
         self.genesis = self._genesis()
         apply_genesis(self.state, self.genesis)
         self.watch = Watch(self.tables)
+        self.tree = BucketTree()
         self.time_ms = 0
         self.blocks: list[tuple[int, list[bytes]]] = [(0, [])]
         self.done: Counter[str] = Counter()  # transactions that were kept, by body
         self.refused: Counter[str] = Counter()  # by code
         self.made = 0  # names of segments, grants and secrets
         self._absorb()
-        self.base.update({key: value for key, value in self.written.items() if value is not None})
-        self._settle_block()
+        self._durable()
 
     def _genesis(self) -> Genesis:
         rich = [*self.operators, *self.newcomers, *self.publishers, *self.readers]
@@ -165,8 +170,6 @@ class World:
     def send(self, key: SigningKey, body: AnyBody, nonce_off: int = 0) -> TxResult:
         """One more transaction in the open block."""
         raw = self.sign(key, body, nonce_off)
-        if not self.blocks or self.blocks[-1][0] < 0:
-            self.begin()
         self.blocks[-1][1].append(raw)
         result = apply_raw(self.state, NETWORK, raw)
         changed = self._absorb()
@@ -185,33 +188,23 @@ class World:
         if body.is_vote:
             self.watch.vote(body.epoch, body.passed, quorum(self.params, len(record.committee)))
 
-    def end_block(self) -> None:
-        """Make the open block durable; everything must be sound then."""
-        for key, value in self.written.items():
-            if value is None:
-                self.base.pop(key, None)
-            else:
-                self.base[key] = value
-        self._settle_block()
+    def end_block(self, epochs: int = 0) -> None:
+        """Make the open block durable; everything must be sound then. The next one begins so many epochs later."""
+        self._durable()
         self.watch.block(self.params)
-        self.begin()
-
-    def begin(self) -> None:
-        """Open a block at the present time."""
+        self.time_ms += epochs * EPOCH_MS + 1
         self.blocks.append((self.time_ms, []))
         events = begin_block(self.state, Context(len(self.blocks), self.time_ms))
         self.watch.boundary(events, self._absorb())
 
-    def pass_time(self, epochs: int) -> None:
-        """A new block so many epochs later, with nothing between."""
-        self.end_block()
-        self.blocks.pop()  # the one that `end_block` opened is this one
-        self.time_ms += epochs * EPOCH_MS
-        self.begin()
-
-    def _settle_block(self) -> None:
-        self.state.committed()
+    def _durable(self) -> None:
+        _keep(self.state, self.base, self.tree)
         self.written = {}
+
+    @property
+    def root(self) -> bytes:
+        """The app hash after the last block that was ended."""
+        return self.tree.root
 
     def _absorb(self) -> dict[bytes, tuple[Any, Any]]:
         """What the last step changed: by key, the record before and after."""
@@ -235,9 +228,6 @@ class World:
 
 def root_of(genesis: Genesis, blocks: Sequence[tuple[int, Sequence[bytes]]]) -> bytes:
     """The app hash after these (time, transactions), through the machine's own door."""
-    from dds.ledger.machine import apply_block
-    from dds.ledger.tree import BucketTree
-
     base: dict[bytes, bytes] = {}
     state, tree = State(base), BucketTree()
     apply_genesis(state, genesis)
@@ -248,7 +238,7 @@ def root_of(genesis: Genesis, blocks: Sequence[tuple[int, Sequence[bytes]]]) -> 
     return tree.root
 
 
-def _keep(state: State, base: dict[bytes, bytes], tree: Any) -> None:
+def _keep(state: State, base: dict[bytes, bytes], tree: BucketTree) -> None:
     changes = state.changes()
     tree.update(changes)
     for key, value in changes.items():
@@ -257,6 +247,3 @@ def _keep(state: State, base: dict[bytes, bytes], tree: Any) -> None:
         else:
             base[key] = value
     state.committed()
-
-
-__all__ = ["Event", "World", "key_of", "root_of", "world_params"]
