@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from typing import Any
 
 from dds.ledger import rent
@@ -14,7 +15,24 @@ from dds.ledger.audit_money import check_state
 from dds.ledger.events import Event
 from dds.ledger.machine import TxResult
 from dds.ledger.params import Params
-from dds.ledger.records import ACCOUNTS, CHAIN, EPOCHS, SEGMENTS, Account, Assignment, Holding, Segment, number_key
+from dds.ledger.records import (
+    ACCOUNTS,
+    CHAIN,
+    CONTRACTS,
+    EPOCHS,
+    NODES,
+    SEGMENTS,
+    Account,
+    Assignment,
+    Holding,
+    NodeStatus,
+    Segment,
+    SponsorEntry,
+    Table,
+    V,
+    number_key,
+)
+from dds.ledger.rules.inventory import total_leaves
 from dds.wire.ledger import AnyBody
 
 Changed = Mapping[bytes, tuple[Any, Any]]  # by key: the record before and after
@@ -34,7 +52,9 @@ class Watch:
         self.born = 0
         self.votes: dict[int, Counter[int]] = defaultdict(Counter)  # epoch -> node -> votes
         self.reports: Counter[int] = Counter()
-        self.needed: dict[int, int] = {}
+        self.open: dict[int, tuple[int, bytes]] = {}  # not closed yet: quorum, and the bitmap of who had something to prove
+        self.lost: dict[int, set[int]] = defaultdict(set)  # by epoch: whose loss a quorum found
+        self.passed: dict[int, set[int]] = defaultdict(set)
         self.last_epoch = 0
         self.happened: Counter[str] = Counter()  # events, by name
         self.least_scale = 10**6  # ppm: how little of the subsidies due an epoch's emission covered
@@ -45,21 +65,38 @@ class Watch:
         if not result.ok:
             self._nothing_but_the_nonce(sender, body, result, changed)
         self._balances(result.events, changed)
+        self._fair_pay(result.events, changed)
         self._events(result.events)
         self._segments(result.events, changed)
 
     def boundary(self, events: Iterable[Event], changed: Changed) -> None:
         events = list(events)
         self._balances(events, changed)
+        self._close(changed)
         self._events(events)
         self._segments(events, changed)
         self._epochs_only_grow()
 
-    def vote(self, epoch: int, passed: bytes, needed: int) -> None:
+    def vote(self, epoch: int, passed: bytes, needed: int, audited: bytes) -> None:
         self.reports[epoch] += 1
-        self.needed[epoch] = needed
-        bits = int.from_bytes(passed, "little")
-        self.votes[epoch].update(number for number in range(bits.bit_length()) if bits >> number & 1)
+        self.open[epoch] = needed, audited
+        self.votes[epoch].update(_numbers(passed))
+
+    def _close(self, changed: Changed) -> None:
+        """Verdicts, counted anew: a quorum of passes, no quorum on a loss, and not caught before."""
+        now = self.tables[CHAIN.prefix][b""].epoch
+        for epoch in sorted(epoch for epoch in self.open if epoch <= now - 2):
+            needed, audited = self.open.pop(epoch)
+            if self.reports[epoch] >= needed:
+                fit = {number for number in _numbers(audited) if self.votes[epoch][number] >= needed}
+                self.passed[epoch] = {each for each in fit - self.lost[epoch] if not self._was_caught(each, epoch, changed)}
+
+    def _was_caught(self, number: int, epoch: int, changed: Changed) -> bool:
+        key = number_key(number)
+        after = self.tables[NODES.prefix][key]
+        before, _ = changed.get(NODES.key(key), (after, after))
+        caught_now = after.status == NodeStatus.FAULTED and after.fault_epoch <= epoch
+        return before.status == NodeStatus.FAULTED or caught_now
 
     def block(self, params: Params) -> None:
         problems = check_state((prefix + key, each) for prefix, table in self.tables.items() for key, each in table.items())
@@ -94,6 +131,8 @@ class Watch:
         for event in events:
             self.happened[event.name] += 1
             place = event.segment, event.index
+            if event.name == "freed" and event.detail.startswith("loss found in epoch "):
+                self.lost[int(event.detail.split()[4])].add(event.node)
             if event.name == "slash" and event.index >= 0:
                 assert event.amount == self.collateral[place] * _taken_ppm(event.detail) // 10**6, event
             if event.name == "locked":
@@ -113,8 +152,50 @@ class Watch:
         passed = sum(self._has_passed(epoch, event.node) for epoch in closed)
         assert self.paid[life] << 20 <= size * price * passed, f"{event}: {passed} of {closed} passed, {self.paid[life]} paid"
 
+    def _fair_pay(self, events: Iterable[Event], changed: Changed) -> None:
+        """Who is settled gets all of what its sponsors owe, but for what each of them rounds down."""
+        paid: Counter[Place] = Counter()
+        for event in events:
+            if event.name == "pay":
+                paid[event.segment, event.index] += event.delta
+        for key, (before, after) in changed.items():
+            if key[:1] == SEGMENTS.prefix and before is not None:
+                self._settled(key[1:], before, after, paid)
+        assert not +paid, f"paid beside what is due: {paid}"
+
+    def _settled(self, segment_id: bytes, before: Segment, after: Segment | None, paid: Counter[Place]) -> None:
+        closed = max(0, self.tables[CHAIN.prefix][b""].epoch - 1)
+        ends = {entry.contract: self._end_of(entry) for entry in before.sponsors}
+        staying = {entry.contract for entry in after.sponsors} if after else set()
+        assert all(end <= closed for contract, end in ends.items() if contract not in staying), "a sponsor left too early"
+        for index, was in enumerate(before.assignments):
+            now = after.assignments[index] if after else Assignment()
+            same = (was.node, was.draw) == (now.node, now.draw)
+            if was.state != Holding.ACTIVE or (same and now.settled_epoch == was.settled_epoch):
+                continue
+            epochs = [epoch for epoch in range(was.settled_epoch, closed) if self._has_passed(epoch, was.node)]
+            due = sum((self._due(before, ends, index, epoch) for epoch in epochs), Fraction())
+            got = paid.pop((segment_id, index), 0)
+            assert due - len(ends) < got <= due, f"{segment_id.hex()[:8]} {index}: {float(due)} due for {epochs}, {got} paid: {before}"
+
+    def _end_of(self, entry: SponsorEntry) -> int:
+        cancelled: int = self.tables[CONTRACTS.prefix][entry.contract].cancelled_epoch
+        return entry.end_epoch if cancelled < 0 else min(entry.end_epoch, cancelled + 1)
+
+    def _due(self, segment: Segment, ends: Mapping[bytes, int], index: int, epoch: int) -> Fraction:
+        """For one epoch: each stripe's bytes at the mean of its sponsors' prices."""
+        paying = [entry for entry in segment.sponsors if entry.start_epoch <= epoch < ends[entry.contract]]
+        due, stripe = Fraction(), 0
+        for run in segment.stripes:
+            for _ in range(run.count):
+                prices = [entry.price for entry in paying if entry.stripes >> stripe & 1]
+                if prices and index < run.k + run.m:
+                    due += Fraction(run.slot_bytes * sum(prices), len(prices) << 20)
+                stripe += 1
+        return due
+
     def _has_passed(self, epoch: int, node: int) -> bool:
-        return epoch in self.needed and self.votes[epoch][node] >= self.needed[epoch]
+        return node in self.passed[epoch]
 
     def _segments(self, events: Iterable[Event], changed: Changed) -> None:
         """Keep the lives of assignments: each is let go once, and said to be."""
@@ -159,13 +240,34 @@ class Watch:
                 held[segment_id, index] = each.collateral
         assert {k: v for k, v in held.items() if v} == {k: v for k, v in self.collateral.items() if v}
 
+    def _inventories_are_what_segments_say(self) -> None:
+        leaves: Counter[int] = Counter()
+        for segment in self.tables[SEGMENTS.prefix].values():
+            for each in segment.assignments:
+                leaves[each.node] += each.leaf_count * (each.state == Holding.ACTIVE)
+        numbers = range(self.tables[CHAIN.prefix][b""].nodes)
+        assert {number: total_leaves(self, number) for number in numbers} == {number: leaves[number] for number in numbers}
+
+    def find(self, table: Table[V], identifier: bytes = b"") -> V | None:
+        """What a reader of the ledger asks."""
+        found: V | None = self.tables[table.prefix].get(identifier)
+        return found
+
     def _epochs_only_grow(self) -> None:
         chain = self.tables[CHAIN.prefix][b""]
         now, self.least_scale = chain.epoch, min(self.least_scale, chain.subsidy_scale_ppm)
-        assert now >= self.last_epoch
+        if now == self.last_epoch:
+            return
+        assert now > self.last_epoch
         self.last_epoch = now
-        if now:
-            assert number_key(now) in self.tables[EPOCHS.prefix], "every epoch that begins has a committee"
+        self._inventories_are_what_segments_say()
+        assert number_key(now) in self.tables[EPOCHS.prefix], "every epoch that begins has a committee"
+        assert all(segment.sponsors for segment in self.tables[SEGMENTS.prefix].values()), "what nobody sponsors stays"
+
+
+def _numbers(bitmap: bytes) -> list[int]:
+    bits = int.from_bytes(bitmap, "little")
+    return [number for number in range(bits.bit_length()) if bits >> number & 1]
 
 
 def _taken_ppm(reason: str) -> int:

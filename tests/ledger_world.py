@@ -186,7 +186,7 @@ class World:
         record = self.epoch_record(body.epoch)
         assert record is not None
         if body.is_vote:
-            self.watch.vote(body.epoch, body.passed, quorum(self.params, len(record.committee)))
+            self.watch.vote(body.epoch, body.passed, quorum(self.params, len(record.committee)), record.audited)
 
     def end_block(self, epochs: int = 0) -> None:
         """Make the open block durable; everything must be sound then. The next one begins so many epochs later."""

@@ -23,7 +23,7 @@ from tests.ledger_moves import MOVES, act, audit_round, next_epoch, pause, play,
 from tests.ledger_world import EPOCH_MS, World, root_of
 
 SEEDS = range(4)
-STEPS = 700
+STEPS = 1_200
 seeds = st.integers(0, 2**32 - 1)
 names = st.sampled_from(sorted(MOVES))
 Blocks = list[tuple[int, list[bytes]]]
@@ -140,7 +140,7 @@ def test_a_fault_planted_in_a_rule_is_found(module: Any, name: str, fault: Any, 
     monkeypatch.setattr(module, name, fault)
     with pytest.raises((AssertionError, IndexError, KeyError)):
         for seed in (0, 1):
-            play(seed, STEPS // 2)
+            play(seed, STEPS // 3)
 
 
 # -- Hypothesis looks for itself --------------------------------------------------------------------------------------------
@@ -189,8 +189,8 @@ class Lives(RuleBasedStateMachine):
 
 def test_nothing_that_can_be_done_breaks_the_ledger() -> None:
     quick = settings(
-        max_examples=40,
-        stateful_step_count=60,
+        max_examples=25,
+        stateful_step_count=50,
         deadline=None,
         derandomize=True,
         phases=[Phase.generate, Phase.shrink],
