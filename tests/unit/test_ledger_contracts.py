@@ -162,3 +162,13 @@ def test_events_of_an_account_sum_to_its_balance(ledger: Storage) -> None:
     ledger.pass_until(5)
     ledger.ok(ledger.bert, Settle([sha256(b"one")]))
     assert balance(ledger.state, anna) == start + sum(event.delta for event in ledger.events if event.account == anna)
+
+
+def test_a_cancelled_contract_with_an_open_reservation_is_sound(ledger: Storage) -> None:
+    (reservation,) = ledger.reserve()
+    ledger.ok(ledger.anna, CancelContract(ledger.contract_id()))
+    assert ledger.contract().escrow == 0 < ledger.contract().reserved
+    ledger.assert_sound()
+    ledger.ok(ledger.bert, CancelReservations([reservation]))
+    assert ledger.contract().reserved == 0
+    ledger.assert_sound()

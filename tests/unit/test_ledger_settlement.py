@@ -213,6 +213,18 @@ def test_a_cancelled_contract_pays_the_epoch_that_it_is_cancelled_in_and_no_othe
     assert ledger.contract().escrow == 0
 
 
+def test_a_node_that_reports_a_loss_is_not_paid_beyond_the_epoch_of_the_cancellation(ledger: Storage) -> None:
+    _, chosen = ledger.store()
+    ledger.pass_until(4)
+    ledger.ok(ledger.anna, CancelContract(ledger.contract_id()))
+    ledger.pass_until(9)
+    ledger.ok(ledger.nodes[chosen[0]], ReportLoss([Loss(ONE, 0)]))
+    assert ledger.earned() == {chosen[0]: paid(4)}
+    settle(ledger)
+    assert ledger.earned() == dict.fromkeys(chosen, paid(4))
+    ledger.assert_sound()
+
+
 # -- sponsors -----------------------------------------------------------------------------------------------------------------
 
 

@@ -81,7 +81,7 @@ def release(
     """
     segment = state.get(SEGMENTS, segment_id, "no-such-segment", "segment")
     if segment.assignments[index].state != Holding.FREED:
-        segment = settle(state, segment_id, segment, [index])
+        segment = settle(state, segment_id, _end_cancelled(state, segment), [index])
         segment = _free(state, segment_id, segment, index, reason, slash_ppm, reporters, evidence)
         state.put(SEGMENTS, segment_id, segment)
 
