@@ -7,8 +7,9 @@ SEED ?= 1
 COMETBFT := v0.38.25
 COMETBFT_STAMP := .tools/cometbft-$(COMETBFT)
 DIR ?=
+ONLY ?=
 
-.PHONY: help venv demo test test-fast lint bench cometbft abci-proto sim lock clean
+.PHONY: help venv demo test test-fast mutants lint bench cometbft abci-proto sim lock clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -37,6 +38,9 @@ test: lint ## lint, then every test
 
 test-fast: $(STAMP) ## unit, property and vector tests only
 	$(BIN)/pytest -n 2 tests/unit tests/property tests/vectors
+
+mutants: $(STAMP) ## plant mistakes in the ledger's rules: a test must notice each (make mutants ONLY=market)
+	$(BIN)/python -m tests.mutants $(if $(ONLY),--only "$(ONLY)")
 
 bench: $(STAMP) ## speed and memory as ratios against a baseline of the same run
 	$(BIN)/python -m benchmarks

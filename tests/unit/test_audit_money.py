@@ -90,6 +90,7 @@ def test_a_sound_state_has_no_problems(entries: Entries) -> None:
         (OPERATORS, BERT.public, {"unbonding": (Unbonding(-1, 0),)}, "negative amount unbonding"),
         (CHAIN, b"", {"emission_budget": 9_000_000 * TOKEN}, "to mint >"),
         (CHAIN, b"", {"minted": 1}, "minted for 0 burned"),
+        (CHAIN, b"", {"minted": 2, "burned": 2, "burned_for_subsidy": 1}, "2 were minted for 1 burned"),
         (CHAIN, b"", {"burned_for_subsidy": 1}, "burned for subsidies is more"),
         (CHAIN, b"", {"subsidy_due": 3}, "of subsidies are due"),
         (CHAIN, b"", {"nodes": 3}, "2 entries, but 3 were registered"),

@@ -111,6 +111,12 @@ def test_what_grew_and_shrank_is_what_never_grew(count: int) -> None:
     assert pages(state) == pages(filled(count))
 
 
+@pytest.mark.parametrize(("count", "kind"), [(PAGE_ENTRIES_MAX, 0), (PAGE_ENTRIES_MAX + 1, 1)])
+def test_a_page_is_split_when_it_has_more_than_it_holds(count: int, kind: int) -> None:
+    found = filled(count).find(PAGES, number_key(NODE) + b"t")
+    assert found is not None and found.data[0] == kind
+
+
 def test_roots_differ_when_anything_does() -> None:
     roots = {inventory_root(filled(count), NODE) for count in range(5)}
     other = fresh()

@@ -194,10 +194,10 @@ def test_a_longer_sentence_stays(ledger: Ledger) -> None:
 # -- evidence ---------------------------------------------------------------------------------------------------------------
 
 
-def false_answer(ledger: Ledger, epoch: int = 2) -> SubmitEvidence:
-    """The storer signed that a leaf is what it cannot be."""
+def false_answer(ledger: Ledger, epoch: int = 2, *, by: int = STORER) -> SubmitEvidence:
+    """The storer, or another, signed that a leaf is what it cannot be."""
     statement = encode(LeafStatement(ledger.segment_id, bytes(32), 0, 0, 0, b"no such byte", bytes(32), [], []))
-    message = open_message(sign_answer(ledger.nodes[STORER], NETWORK, epoch, bytes(32), [statement]))
+    message = open_message(sign_answer(ledger.nodes[by], NETWORK, epoch, bytes(32), [statement]))
     return SubmitEvidence(encode_evidence(InvalidAnswer(message.signed, statement)))
 
 
@@ -216,6 +216,16 @@ def test_a_false_answer_costs_all_collateral_half_the_bond_and_a_jail_sentence(l
     assert (operator.bond, operator.jailed_until) == (BOND // 2, 2 + ledger.params.jail_epochs)
     assert balance(ledger.state, ledger.anna.public) == FUNDS + 2 * TOKEN + BOND // 10
     assert ledger.state.chain.repair_reserve == 3 * TOKEN
+
+
+def test_lying_about_what_another_holds_costs_the_liar_and_not_the_holder(ledger: Ledger) -> None:
+    ledger.to_epoch(2)
+    locked = ledger.state.node(STORER).pool_locked
+    assert submit(ledger, false_answer(ledger, by=STORER + 1)).ok
+    assert (ledger.operator(STORER + 1).bond, ledger.operator(STORER).bond) == (BOND // 2, BOND)
+    segment = ledger.state.find(SEGMENTS, ledger.segment_id)
+    assert segment is not None and segment.assignments[0].state == Holding.ACTIVE
+    assert ledger.state.node(STORER).pool_locked == locked > 0
 
 
 def test_the_same_offence_is_punished_once(ledger: Ledger) -> None:

@@ -6,8 +6,8 @@ import hashlib
 
 from msgspec.structs import replace
 
-from dds.ledger.tree import EMPTY_LEAF, BucketTree, bucket_of, verify_proof
-from dds.wire.ledger_api import BUCKET_COUNT, Listed, Proof
+from dds.ledger.tree import EMPTY_LEAF, BucketTree, _climb, bucket_of, leaf_of, verify_proof
+from dds.wire.ledger_api import BUCKET_COUNT, PROOF_DEPTH, Listed, Proof
 
 ENTRIES = {b"k%d" % number: b"v%d" % number for number in range(300)}
 
@@ -96,6 +96,22 @@ def test_a_proof_with_anything_left_out_changed_or_out_of_order_does_not_hold() 
     for level, sibling in enumerate(proof.siblings):
         wrong = (*proof.siblings[:level], bytes([sibling[0] ^ 1]) + sibling[1:], *proof.siblings[level + 1 :])
         assert not verify_proof(replace(proof, siblings=wrong), first, b"1", tree.root)
+
+
+def test_a_root_that_was_made_over_a_wrong_listing_proves_nothing() -> None:
+    """Whoever makes roots might make one under which two things hold of a key."""
+    siblings = (EMPTY_LEAF,) * PROOF_DEPTH
+    one, two = hashlib.sha256(b"1").digest(), hashlib.sha256(b"2").digest()
+    foreign = next(key for key in ENTRIES if bucket_of(key) != bucket_of(b"k"))
+
+    def holds(listing: list[tuple[bytes, bytes]], siblings: tuple[bytes, ...] = siblings) -> bool:
+        root = _climb(bucket_of(b"k"), leaf_of(listing), siblings)
+        return verify_proof(Proof(tuple(Listed(*each) for each in listing), siblings), b"k", b"1", root)
+
+    assert holds([(b"k", one)])
+    assert not holds([(b"k", one), (b"k", two)])
+    assert not holds([(b"k", one), (foreign, two)]) and not holds([(foreign, two), (b"k", one)])
+    assert not holds([(b"k", one)], siblings[1:]) and not holds([(b"k", one)], (*siblings, EMPTY_LEAF))
 
 
 def test_an_inner_node_is_never_taken_for_a_leaf() -> None:

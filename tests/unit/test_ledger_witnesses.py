@@ -344,6 +344,19 @@ def test_a_reveal_changes_the_beacons_from_the_next_epoch_on(ledger: Ledger) -> 
     assert beacon_of(ledger.state, 3) == before
 
 
+def test_another_secret_makes_another_beacon() -> None:
+    beacons = set()
+    for secret in (SECRET[1], SECRET[2]):
+        ledger = Ledger()
+        ledger.to_epoch(2)
+        assert ledger.report(0, 1, commit=beacon_commitment(ledger.nodes[0].public, secret)).ok
+        ledger.to_epoch(3)
+        assert ledger.report(0, 2, reveal=secret).ok
+        ledger.to_epoch(4)
+        beacons.add(beacon_of(ledger.state, 4))
+    assert len(beacons) == 2
+
+
 def test_the_order_of_reveals_does_not_matter() -> None:
     beacons = []
     for order in ([0, 1, 2], [2, 0, 1]):
