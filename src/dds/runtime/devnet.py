@@ -6,7 +6,7 @@ region has more than 4 nodes and no operator more than 2: any 16 of them satisfy
 chosen once, below the system's ephemeral range (a passing connection can then not take a stopped node's port), and kept.
 
 `up` either brings all nodes up or none; `down` leaves none behind, whoever started them and however that ended. How processes
-are recognised: runtime/processes.py.
+are recognised: runtime/processes.py. What keeps the ledger: runtime/devnet_engines.py.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, get_args
 
 import msgspec
 import psutil
@@ -31,6 +31,7 @@ from dds.primitives.errors import ConfigError, InputError, UnavailableError
 from dds.primitives.ids import id_text
 from dds.primitives.units import GIB
 from dds.runtime import processes
+from dds.runtime.devnet_engines import PORTS_MAX, LedgerProcesses, LedgerStatus, require_program
 from dds.storage.home import (
     PRIVATE_DIRECTORY_MODE,
     ClientConfig,
@@ -64,6 +65,9 @@ LEDGERS: Final = ("embedded", "none")
 RUNNING, STOPPED, PAUSED, STARTING = "running", "stopped", "paused", "starting"
 
 
+Ledger = Literal["embedded", "nats", "abci", "none"]
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """How large a devnet is."""
@@ -71,7 +75,7 @@ class Shape:
     nodes: int = 20
     regions: int = 5
     operators: int = 10
-    ledger: str = "embedded"  # or "none": nobody pays, nobody is paid
+    ledger: Ledger = "embedded"  # or "none": nobody pays, nobody is paid
     epoch_ms: int = 5_000  # of the ledger
 
 
@@ -135,6 +139,10 @@ class Devnet:
         found = self._processes()
         return [self._status(member, found.get(self.node_home(member.name).root)) for member in self.members()]
 
+    def ledger_status(self) -> LedgerStatus | None:
+        """None where nobody keeps one."""
+        return self._ledger.status()
+
     def up(
         self,
         shape: Shape | None = None,
@@ -146,8 +154,8 @@ class Devnet:
 
         Raises:
             InputError: it is up already, or exists in another shape.
-            ConfigError: the home belongs to another network.
-            UnavailableError: a node did not start; then none is left running, and a new layout is removed again.
+            ConfigError: the home belongs to another network, or the ledger needs a program that is not here.
+            UnavailableError: a node or the ledger did not start; then none is left running, and a new layout is removed again.
         """
         with self._alone():
             fresh = not self.exists
@@ -156,7 +164,7 @@ class Devnet:
             else:
                 self._check_can_start_again(shape)
             try:
-                self._start_ledger()
+                self._ledger.start()
                 self._start([member.name for member in self.members()], on_ready)
             except BaseException:
                 self._stop_all()
@@ -166,10 +174,11 @@ class Devnet:
         return self.status()
 
     def down(self, *, purge: bool = False) -> int:
-        """Stop every node, and prove that none is left; with `purge` also remove what they stored. Safe to repeat.
+        """Stop every node and the ledger, and prove that nothing is left; with `purge` also remove what they stored. Safe to
+        repeat.
 
         Returns:
-            how many processes were stopped.
+            how many nodes were stopped.
         """
         if not self.home.devnet_dir.is_dir():
             return 0
@@ -240,11 +249,10 @@ class Devnet:
         return processes.find(self.node_home(name).root for name in names)
 
     def _status(self, member: Member, process: psutil.Process | None) -> NodeStatus:
-        state = STOPPED
+        state = processes.STOPPED
         if process is not None:
             written = self.node_home(member.name).read_state()
-            state = RUNNING if written is not None and written.pid == process.pid else STARTING
-            state = PAUSED if processes.is_paused(process) else state
+            state = processes.state_of(process, written.pid if written is not None else None)
         pid = process.pid if process is not None else None
         return NodeStatus(member.name, member.id, pid, member.region, member.operator, member.roles, state, member.address)
 
@@ -280,7 +288,7 @@ class Devnet:
         if shape is not None and shape != plan.shape:
             raise InputError(
                 f"the devnet in {self.home.root} has {plan.shape.nodes} nodes, {plan.shape.regions} regions, "
-                f"{plan.shape.operators} operators",
+                f"{plan.shape.operators} operators, ledger {plan.shape.ledger} with epochs of {plan.shape.epoch_ms / 1000:g} s",
                 hint="leave the numbers out to start it again, or remove it with 'dds devnet down --purge'",
             )
 
@@ -308,30 +316,21 @@ class Devnet:
         while found := self._processes():
             processes.terminate(found.values(), grace_s=STOP_GRACE_S)
             stopped += len(found)
-        while found := processes.find([self._ledger_root]):
-            processes.terminate(found.values(), grace_s=STOP_GRACE_S)
+        self._ledger.stop()
         return stopped
 
     @property
-    def _ledger_root(self) -> Path:
-        return self.home.devnet_dir / LEDGER
-
-    def _start_ledger(self) -> None:
-        """Start the ledger's host where there is one and it does not run."""
-        if not self._ledger_root.is_dir() or processes.find([self._ledger_root]):
-            return
-        console = self._ledger_root / "console.log"
-        _, pipe = processes.spawn(LEDGER_DAEMON, self._ledger_root, console=console)
-        for problem in processes.await_ready({LEDGER: pipe}, timeout_s=READY_TIMEOUT_S, on_ready=lambda _: None).values():
-            raise UnavailableError(f"the ledger did not start: {problem}: {processes.last_line(console)}")
+    def _ledger(self) -> LedgerProcesses:
+        return LedgerProcesses(self.home.devnet_dir / "ledger")
 
     def _lay_out(self, shape: Shape, capacity_bytes: int) -> None:
         _check_shape(shape)
+        require_program(shape.ledger)
         self._check_home_is_free()
         network = f"devnet-{secrets.token_hex(4)}"
-        *node_ports, ledger_port = free_ports(shape.nodes + 1)
-        members = [self._new_member(number, port, shape) for number, port in enumerate(node_ports)]
-        ledger = self._lay_out_ledger(network, members, ledger_port, shape, capacity_bytes)
+        ports = free_ports(shape.nodes + PORTS_MAX)
+        members = [self._new_member(number, port, shape) for number, port in enumerate(ports[: shape.nodes])]
+        ledger = self._lay_out_ledger(network, members, ports[shape.nodes :], shape, capacity_bytes)
         peers = tuple(f"{member.id}@{member.address}" for member in members)
         hosts = tuple(member.address for member in members)
         for member in members:
@@ -366,12 +365,15 @@ class Devnet:
         roles: tuple[Role, ...] = ("ssn", "witness") if is_witness else ("ssn",)
         return Member(name, id_text(key.public), region, operator, f"subnet-{number}", roles, f"127.0.0.1:{port}")
 
-    def _lay_out_ledger(self, network: str, members: Sequence[Member], port: int, shape: Shape, capacity_bytes: int) -> str:
+    def _lay_out_ledger(
+        self, network: str, members: Sequence[Member], ports: Sequence[int], shape: Shape, capacity_bytes: int
+    ) -> str:
         if shape.ledger == "none":
             return ""
-        from dds.runtime.devnet_ledger import lay_out
+        from dds.runtime.devnet_ledger import make_genesis
 
-        return lay_out(self.home, network, members, port, capacity_bytes=capacity_bytes, epoch_ms=shape.epoch_ms)
+        genesis = make_genesis(self.home, network, members, capacity_bytes=capacity_bytes, epoch_ms=shape.epoch_ms)
+        return self._ledger.lay_out(shape.ledger, genesis, ports)
 
     def _check_home_is_free(self) -> None:
         """A devnet writes config.toml: never over one that connects to another network."""
@@ -384,7 +386,7 @@ class Devnet:
 
     def _remove(self) -> None:
         """Remove the network and what this home knew of it; the creator's key stays."""
-        for path in (self.home.devnet_dir / "nodes", self._ledger_root, self.home.spool_dir):
+        for path in (self.home.devnet_dir / "nodes", self._ledger.root, self.home.spool_dir):
             shutil.rmtree(path, ignore_errors=True)
         for pattern in ("catalog.sqlite*", "config.toml"):
             for path in self.home.root.glob(pattern):
@@ -407,9 +409,9 @@ class Devnet:
             os.close(descriptor)
 
 
-def status_document(rows: Iterable[NodeStatus]) -> dict[str, object]:
+def status_document(rows: Iterable[NodeStatus], ledger: LedgerStatus | None) -> dict[str, object]:
     """What `devnet status --json` prints."""
-    return {"nodes": [asdict(row) for row in rows]}
+    return {"nodes": [asdict(row) for row in rows], "ledger": asdict(ledger) if ledger is not None else None}
 
 
 def free_ports(count: int) -> list[int]:
@@ -450,7 +452,7 @@ def _check_shape(shape: Shape) -> None:
     for what, count in (("regions", shape.regions), ("operators", shape.operators)):
         if not 1 <= count <= shape.nodes:
             raise InputError(f"{shape.nodes} nodes can have 1 to {shape.nodes} {what}, not {count}")
-    if shape.ledger not in LEDGERS:
-        raise InputError(f"no such ledger: {shape.ledger[:20]!r}", hint="it is one of " + ", ".join(LEDGERS))
+    if shape.ledger not in get_args(Ledger):
+        raise InputError(f"no such ledger: {shape.ledger[:20]!r}", hint="it is one of " + ", ".join(get_args(Ledger)))
     if shape.epoch_ms < EPOCH_MS_MIN:
         raise InputError(f"an epoch has at least {EPOCH_MS_MIN} ms, not {shape.epoch_ms}")

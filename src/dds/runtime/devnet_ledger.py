@@ -1,24 +1,22 @@
-"""The ledger of a devnet: its genesis, and the processes that keep it.
+"""The ledger of a devnet: what it begins with.
 
 Decides who has how much at the beginning (play money), which nodes are witnesses, and where the keys lie: the operators' are
 wallets of the devnet's home (`dds wallet show --wallet operator-3`), the creator's account is the home's identity. Does not
-decide what the ledger does (dds.ledger) nor how nodes are started (runtime/devnet.py).
+decide what the ledger does (dds.ledger) nor which processes keep it (runtime/devnet_engines.py).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from dds.ledger.genesis import GENESIS_VERSION, Genesis, GenesisAccount, GenesisNode, GenesisOperator
 from dds.ledger.params import Params, devnet_params
-from dds.primitives.ids import id_text, parse_id
+from dds.primitives.ids import parse_id
 from dds.primitives.money import TOKEN
 from dds.storage.home import Home, private_directory
 from dds.storage.keyfile import load_or_create_key
-from dds.storage.ledger_home import LedgerConfig, create_ledger_home
 
 if TYPE_CHECKING:
     from dds.runtime.devnet import Member
@@ -49,21 +47,6 @@ def make_genesis(home: Home, network: str, members: Sequence[Member], *, capacit
         operators=tuple(GenesisOperator(accounts[name], OPERATOR_BOND, tuple(regions[name])) for name in names),
         nodes=tuple(_node(member, accounts[member.operator], capacity_bytes, params) for member in members),
     )
-
-
-def lay_out(home: Home, network: str, members: Sequence[Member], port: int, *, capacity_bytes: int, epoch_ms: int) -> str:
-    """Make the ledger's home, with its genesis.
-
-    Returns:
-        its address, NODEID@host:port.
-    """
-    genesis = make_genesis(home, network, members, capacity_bytes=capacity_bytes, epoch_ms=epoch_ms)
-    ledger = create_ledger_home(ledger_root(home), genesis, LedgerConfig(port=port))
-    return f"{id_text(load_or_create_key(ledger.key_file).public)}@127.0.0.1:{port}"
-
-
-def ledger_root(home: Home) -> Path:
-    return home.devnet_dir / "ledger"
 
 
 def _node(member: Member, operator: bytes, capacity_bytes: int, params: Params) -> GenesisNode:

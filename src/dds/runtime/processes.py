@@ -1,9 +1,10 @@
 """Node processes as the operating system sees them: started detached, found again, signalled, waited for.
 
-A node's process is recognised by its own command line (`-m dds.runtime... --home ROOT`) and our user id, read from the process
-table each time, so there is no pid file to go stale and nothing is lost when a starter dies between starting a process and
-noting it down. Once found, it is held by (pid, start time): a pid that the system has given to another process is never
-signalled. A zombie has no command line and counts as gone.
+A process is recognised by its own command line and our user id: `-m dds.runtime... --home ROOT` is a node or a ledger's host,
+`... start --home ROOT` a CometBFT validator, `... --config ROOT/nats.conf` a NATS server. They are read from the process table
+each time, so there is no pid file to go stale and nothing is lost when a starter dies between starting a process and noting it
+down. Once found, a process is held by (pid, start time): a pid that the system has given to another one is never signalled. A
+zombie has no command line and counts as gone.
 
 Decides nothing about which nodes there are or what they do.
 """
@@ -22,15 +23,18 @@ from typing import Final
 
 import psutil
 
+from dds.engines.nats_net import CONFIG_NAME as NATS_CONFIG_NAME
 from dds.runtime.daemon import READY_BYTE
 
 NODE_MODULES: Final = "dds.runtime."  # what a node's program is called; the command line is none
 READY_FD: Final = 3  # the child writes one byte here when it serves
 CONSOLE_TAIL_BYTES_MAX: Final = 2048
 
+RUNNING, STOPPED, PAUSED, STARTING = "running", "stopped", "paused", "starting"  # what people are told that one does
+
 
 def find(roots: Iterable[Path]) -> dict[Path, psutil.Process]:
-    """The live processes of the nodes whose homes are `roots` (absolute paths)."""
+    """The live processes whose homes are `roots` (absolute paths)."""
     wanted = {str(root): root for root in roots}
     found: dict[Path, psutil.Process] = {}
     for process in psutil.process_iter(["cmdline", "uids"]):
@@ -41,7 +45,11 @@ def find(roots: Iterable[Path]) -> dict[Path, psutil.Process]:
 
 
 def _home_argument(argv: list[str]) -> str | None:
-    """The home of a node's command line; None for any other program."""
+    """The home that a command line of ours names; None for any other program."""
+    if argv[-3:-1] == ["start", "--home"]:
+        return argv[-1]
+    if argv[-2:-1] == ["--config"] and argv[-1].endswith("/" + NATS_CONFIG_NAME):
+        return argv[-1].removesuffix("/" + NATS_CONFIG_NAME)
     if "-m" not in argv or "--home" not in argv:
         return None
     module, home = argv.index("-m") + 1, argv.index("--home") + 1
@@ -54,6 +62,13 @@ def is_paused(process: psutil.Process) -> bool:
     with suppress(psutil.NoSuchProcess):
         return process.status() == psutil.STATUS_STOPPED
     return False
+
+
+def state_of(process: psutil.Process, serving_pid: int | None) -> str:
+    """What a live process of ours is doing; `serving_pid` is who last wrote down that it serves."""
+    if is_paused(process):
+        return PAUSED
+    return RUNNING if process.pid == serving_pid else STARTING
 
 
 def send(process: psutil.Process, number: signal.Signals) -> None:
@@ -80,29 +95,49 @@ def kill(processes: Iterable[psutil.Process]) -> None:
     psutil.wait_procs(processes)
 
 
+def is_gone(pid: int) -> bool:
+    """Whether a child of ours has ended."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def launch(argv: list[str], *, console: Path, environment: Mapping[str, str] | None = None, ready: int | None = None) -> int:
+    """Start a program in a session of its own: no terminal, stdin empty, output appended to `console`. `ready`, if given, is a
+    descriptor that it inherits as READY_FD.
+
+    Returns:
+        the pid.
+
+    Raises:
+        OSError: it is no program, or the console cannot be written.
+    """
+    actions: list[tuple[object, ...]] = [
+        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(console), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    if ready is not None:
+        actions.append((os.POSIX_SPAWN_DUP2, ready, READY_FD))
+    return os.posix_spawn(argv[0], argv, {**os.environ, **(environment or {})}, file_actions=actions, setsid=True)
+
+
 def spawn(module: str, root: Path, *, console: Path, environment: Mapping[str, str] | None = None) -> tuple[int, int]:
-    """Start `python -m module --home ROOT` in a session of its own: no terminal, stdin empty, output appended to `console`.
+    """Start `python -m module --home ROOT`, as `launch` does.
 
     Returns:
         the pid, and the read end of its readiness pipe, which the caller closes.
     """
     ready, told = os.pipe()
     argv = [sys.executable, "-m", module, "--home", str(root), "--ready-fd", str(READY_FD)]
-    actions = [
-        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, str(console), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
-        (os.POSIX_SPAWN_DUP2, 1, 2),
-        (os.POSIX_SPAWN_DUP2, told, READY_FD),
-    ]
     try:
-        env = {**os.environ, **(environment or {})}
-        pid = os.posix_spawn(argv[0], argv, env, file_actions=actions, setsid=True)
+        return launch(argv, console=console, environment=environment, ready=told), ready
     except OSError:
         os.close(ready)
         raise
     finally:
         os.close(told)
-    return pid, ready
 
 
 def await_ready(pipes: Mapping[str, int], *, timeout_s: float, on_ready: Callable[[str], None]) -> dict[str, str]:

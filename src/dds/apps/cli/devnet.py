@@ -12,6 +12,7 @@ from dds.primitives.errors import InputError
 
 if TYPE_CHECKING:
     from dds.runtime.devnet import Devnet, NodeStatus
+    from dds.runtime.devnet_engines import LedgerStatus
 
 
 def _node_names(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -49,8 +50,11 @@ def up(
     regions: Annotated[int | None, typer.Option(help="Over how many regions [default: 5]")] = None,
     operators: Annotated[int | None, typer.Option(help="Of how many operators [default: 10]")] = None,
     ledger: Annotated[
-        Literal["embedded", "none"] | None,
-        typer.Option(help="Who keeps the books: one sequencer, or nobody [default: embedded]"),
+        Literal["embedded", "nats", "abci", "none"] | None,
+        typer.Option(
+            help="Who keeps the books: one process, two on three NATS servers, four on four CometBFT validators, or nobody "
+            "[default: embedded]"
+        ),
     ] = None,
     epoch: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="How long an epoch of the ledger lasts [default: 5]")
@@ -73,7 +77,7 @@ def up(
     devnet = _devnet(session, create=True)
     with _counting(session) as on_ready:
         rows = devnet.up(shape, capacity_bytes=parse_size(capacity), on_ready=on_ready)
-    _print(session, rows, f"{len(rows)} nodes are up in {devnet.home.root}")
+    _print(session, devnet, rows, f"{len(rows)} nodes are up in {devnet.home.root}")
     if session.home is not None:
         session.say(f"hint: export DDS_HOME={devnet.home.root}")
 
@@ -82,7 +86,7 @@ def down(
     session: Session,
     purge: Annotated[bool, typer.Option("--purge", help="Also remove what the nodes stored, and the network itself.")] = False,
 ) -> None:
-    """Stop every node of the network and check that none is left; safe to repeat."""
+    """Stop every node of the network and its ledger, and check that nothing is left; safe to repeat."""
     from dds.storage.home import home_path
 
     stopped = _devnet(session).down(purge=purge) if home_path(session.home).exists() else 0
@@ -90,13 +94,15 @@ def down(
 
 
 def status(session: Session) -> None:
-    """Show the nodes: name, state, pid, address, region, operator."""
-    _print(session, _devnet(session).status())
+    """Show the nodes (name, state, pid, address, region, operator) and what keeps the ledger."""
+    devnet = _devnet(session)
+    _print(session, devnet, devnet.status())
 
 
 def kill(session: Session, nodes: NodesArgument) -> None:
     """Kill nodes at once (SIGKILL), as a power cut does."""
-    _print(session, _devnet(session).kill(nodes))
+    devnet = _devnet(session)
+    _print(session, devnet, devnet.kill(nodes))
 
 
 def start(
@@ -113,29 +119,39 @@ def start(
     if tamper and any(row.pid is not None for row in devnet.status() if {row.name, row.id} & set(nodes)):
         raise InputError("a node that runs cannot be turned into a liar", hint="kill it first: dds devnet kill NODE")
     with _counting(session) as on_ready:
-        _print(session, devnet.start(nodes, module=HOSTILE_DAEMON if tamper else DAEMON, on_ready=on_ready))
+        _print(session, devnet, devnet.start(nodes, module=HOSTILE_DAEMON if tamper else DAEMON, on_ready=on_ready))
 
 
 def pause(session: Session, nodes: NodesArgument) -> None:
     """Freeze nodes (SIGSTOP): connected, and silent."""
-    _print(session, _devnet(session).pause(nodes))
+    devnet = _devnet(session)
+    _print(session, devnet, devnet.pause(nodes))
 
 
 def resume(session: Session, nodes: NodesArgument) -> None:
     """Let paused nodes go on (SIGCONT)."""
-    _print(session, _devnet(session).resume(nodes))
+    devnet = _devnet(session)
+    _print(session, devnet, devnet.resume(nodes))
 
 
-def _print(session: Session, rows: list[NodeStatus], head: str = "") -> None:
+def _print(session: Session, devnet: Devnet, rows: list[NodeStatus], head: str = "") -> None:
     from dds.runtime.devnet import status_document
 
+    ledger = devnet.ledger_status()
     lines = [head] if head else []
     if not head:
         lines += [
             f"{row.name}  {row.state:<8} {row.pid or '-':>8}  {row.address:<21}  {row.region:<10} {row.operator:<12} {row.id}"
             for row in rows
         ]
-    session.result(status_document(rows), "\n".join(lines))
+        lines += [_ledger_line(ledger)] if ledger else []
+    session.result(status_document(rows, ledger), "\n".join(lines))
+
+
+def _ledger_line(ledger: LedgerStatus) -> str:
+    return f"ledger   {ledger.engine}  " + ", ".join(
+        f"{part.name} {part.state} {part.pid or '-'} {part.address}" for part in ledger.processes
+    )
 
 
 class _counting:
