@@ -191,7 +191,9 @@ class Arena:
 
     def add_receipts(self, key: SigningKey, segment_id: bytes) -> None:
         segment = self.segment(segment_id)
-        pending = [(at, each) for at, each in enumerate(segment.assignments if segment else ()) if each.state == Holding.PENDING]
+        pending = [
+            (at, each) for at, each in enumerate(segment.assignments if segment else ()) if each.state == Holding.PENDING
+        ]
         if segment and pending:
             names = [(at, each.node, receipt_contract(segment.reservation, each.draw)) for at, each in pending]
             self.do(key, AddReceipts(segment_id, [self.receipt(segment_id, name, at, node) for at, node, name in names]))

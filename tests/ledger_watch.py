@@ -96,7 +96,7 @@ class Watch:
         after = self.tables[NODES.prefix][key]
         before, _ = changed.get(NODES.key(key), (after, after))
         caught_now = after.status == NodeStatus.FAULTED and after.fault_epoch <= epoch
-        return before.status == NodeStatus.FAULTED or caught_now
+        return bool(before.status == NodeStatus.FAULTED or caught_now)
 
     def block(self, params: Params) -> None:
         problems = check_state((prefix + key, each) for prefix, table in self.tables.items() for key, each in table.items())
@@ -176,7 +176,7 @@ class Watch:
             epochs = [epoch for epoch in range(was.settled_epoch, closed) if self._has_passed(epoch, was.node)]
             due = sum((self._due(before, ends, index, epoch) for epoch in epochs), Fraction())
             got = paid.pop((segment_id, index), 0)
-            assert due - len(ends) < got <= due, f"{segment_id.hex()[:8]} {index}: {float(due)} due for {epochs}, {got} paid: {before}"
+            assert due - len(ends) < got <= due, f"{float(due)} due, {got} paid: {index} of {before}"
 
     def _end_of(self, entry: SponsorEntry) -> int:
         cancelled: int = self.tables[CONTRACTS.prefix][entry.contract].cancelled_epoch
@@ -272,7 +272,13 @@ def _numbers(bitmap: bytes) -> list[int]:
 
 def _taken_ppm(reason: str) -> int:
     """Of an assignment's collateral, by the spec's table of faults."""
-    shares = {"loss reported": 250_000, "loss found": 500_000, "down for": 250_000, "invalid-answer": 10**6, "conflicting": 10**6}
+    shares = {
+        "loss reported": 250_000,
+        "loss found": 500_000,
+        "down for": 250_000,
+        "invalid-answer": 10**6,
+        "conflicting": 10**6,
+    }
     return next(ppm for begins, ppm in shares.items() if reason.startswith(begins))
 
 

@@ -139,8 +139,7 @@ PLANTED: list[tuple[Any, str, Any]] = [
 def test_a_fault_planted_in_a_rule_is_found(module: Any, name: str, fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, name, fault)
     with pytest.raises((AssertionError, IndexError, KeyError)):
-        for seed in (0, 1):
-            play(seed, STEPS // 3)
+        [play(seed, STEPS // 3) for seed in (0, 1)]
 
 
 # -- Hypothesis looks for itself --------------------------------------------------------------------------------------------
@@ -196,4 +195,4 @@ def test_nothing_that_can_be_done_breaks_the_ledger() -> None:
         phases=[Phase.generate, Phase.shrink],
         suppress_health_check=[HealthCheck.too_slow],
     )
-    run_state_machine_as_test(Lives, settings=quick)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(Lives, settings=quick)

@@ -1,4 +1,4 @@
-"""Does cheating pay? Strategies played on the real rules, each searched over its knobs, against what honesty would have brought.
+"""Does cheating pay? Strategies played on the real rules, each searched over its knobs, against what honesty brings.
 
 An attacker's wealth is all money in all its purses. Storing costs nothing here, bandwidth neither: what would only be a loss of
 theirs outside the ledger is left out, so an attack that gains nothing here gains nothing anywhere. What is known to gain is
@@ -21,8 +21,7 @@ from dds.primitives.hashing import sha256
 from dds.primitives.keys import SigningKey
 from dds.primitives.money import MILLION, TOKEN
 from dds.primitives.units import MIB
-from dds.proofs.audit import LeafStatement
-from dds.wire.audit import open_message, sign_answer
+from dds.wire.audit import LeafStatement, open_message, sign_answer
 from dds.wire.codec import encode
 from dds.wire.evidence import InvalidAnswer, encode_evidence
 from dds.wire.ledger import (
@@ -54,7 +53,7 @@ from tests.ledger_arena import BOND, FUNDS, NETWORK, PRICE, PRICE_MAX, WITNESSES
 
 SELF_DEAL_LOSS_PPM = 11_000  # of the rent, at least: the fee of 2 % less the subsidy, at most 90 % of its burned half
 SYBIL_PPM = 1_200_000  # of its share of the weights: draws are without replacement, so many small ones are drawn more often
-CARTEL_FACTOR = PRICE_MAX // PRICE  # 40 % who ask more get at most what the creators' own limits allow
+CARTEL_FACTOR = PRICE_MAX // PRICE  # who is among the 16 that must be had sets the price, up to the creators' own limits
 ENDOWMENT_SHARE_PPM = 3 * 5_000  # of an endowment, a year: its publisher can withdraw what is spent instead of extending
 OWN_REPORT_PPM = 200_000  # of what a fault costs: another account of the same person is not known for one
 BEACONS_BY_WITHHOLDING = 2  # to choose from, for each secret kept back, at no_reveal_bond_ppm of the bond
@@ -120,7 +119,7 @@ def test_opening_and_cancelling_over_and_over_farms_nothing(term: int, pause: in
 # -- any mixture, found by climbing -----------------------------------------------------------------------------------------
 
 ACTIONS = ("store", "sponsor", "unsponsor", "extend", "cancel", "settle", "lose", "mend", "down", "turn", "turn", "withdraw")
-PLAN_LENGTH, ROUNDS = 14, 25
+PLAN_LENGTH, ROUNDS = 14, 120
 
 
 def carry_out(arena: Arena, plan: list[tuple[str, int]]) -> None:
@@ -199,7 +198,7 @@ GIB = 1 << 30
 def share_of_draws(parts: int, *, operators: int) -> tuple[float, float]:
     """(share of what was assigned, share of the weights) of somebody with 24 of 96 GiB, cut into nodes and operators."""
     owners = {WITNESSES + 9 + at: f"sybil {at % operators}" for at in range(parts)}
-    capacity = {WITNESSES + at: 8 * GIB for at in range(9)} | {number: 24 * GIB // parts for number in owners}
+    capacity = {WITNESSES + at: 8 * GIB for at in range(9)} | dict.fromkeys(owners, 24 * GIB // parts)
     params = arena_params(bond_need_per_tib=BOND // operators * 1024 // 8)  # a bond that just backs what it should
     arena = Arena(9 + parts, owners=owners, capacity=capacity, params=params)
     arena.tick()
@@ -254,29 +253,37 @@ def test_a_withheld_secret_gives_the_choice_between_two_beacons_and_costs_part_o
 # -- cartels ----------------------------------------------------------------------------------------------------------------
 
 
-def cartel_income(multiple_percent: int) -> tuple[int, int]:
-    """(what 40 % of the nodes earned, the last price) when they ask so much of what they would ask alone."""
-    owners = {WITNESSES + at: f"cartel {at}" for at in range(4)}
-    arena = Arena(10, owners=owners)
-    members = [key_of(name) for name in owners.values()]
+def cartel_income(members: int, storers: int, multiple_percent: int) -> tuple[int, int]:
+    """(what these nodes earned, the last price) when they ask so much of what they would ask alone."""
+    owners = {WITNESSES + at: f"cartel {at}" for at in range(members)}
+    arena = Arena(storers, owners=owners)
+    keys = [key_of(name) for name in owners.values()]
     arena.tick()
-    for number, member in zip(owners, members, strict=True):
+    for number, member in zip(owners, keys, strict=True):
         arena.ok(member, SetAsk(number, PRICE * 9 * multiple_percent // 1000, 1 << 34, 10_000))
     arena.open(HONEST, term=4)
-    before = arena.wealth(*members)
-    for _ in range(25):
+    before = arena.wealth(*keys)
+    for _ in range(15):
         arena.store(HONEST, 3)
         arena.turn()
     price = arena.state.chain.price
     arena.close_out(HONEST)
-    return arena.wealth(*members) - before, price
+    return arena.wealth(*keys) - before, price
 
 
-def test_a_cartel_of_two_fifths_takes_no_more_than_the_creators_limit_allows() -> None:
-    honest, _ = cartel_income(100)
+def test_a_cartel_of_two_fifths_gains_nothing_where_enough_others_can_be_drawn() -> None:
+    honest, usual = cartel_income(12, 32, 100)
+    for multiple in (105, 130, 200, 300):
+        gained, price = cartel_income(12, 32, multiple)
+        assert price == usual and gained < honest, f"asking {multiple} %: {gained} at {price}, honestly {honest} at {usual}"
+
+
+@pytest.mark.parametrize(("members", "storers"), [(1, 10), (4, 10), (9, 22)])
+def test_who_cannot_be_done_without_takes_no_more_than_the_creators_limit_allows(members: int, storers: int) -> None:
+    honest, _ = cartel_income(members, storers, 100)
     assert honest > 0
-    for multiple in (105, 130, 200, 300, 1_000):
-        gained, price = cartel_income(multiple)
+    for multiple in (105, 200, 300, 1_000):
+        gained, price = cartel_income(members, storers, multiple)
         assert price <= PRICE_MAX, f"asking {multiple} %: nobody pays {price}"
         assert gained <= honest * CARTEL_FACTOR, f"asking {multiple} %: {gained}, honestly {honest}"
 
