@@ -202,7 +202,7 @@ class Devnet:
             found = self._processes()
             missing = [name for name in chosen if self.node_home(name).root not in found]
             try:
-                self._start_ledger()
+                self._ledger.start()
                 self._start(missing, on_ready, module=module)
             except BaseException:
                 processes.terminate(self._processes(missing).values(), grace_s=STOP_GRACE_S)
