@@ -26,7 +26,7 @@ from benchmarks import bare
 from benchmarks.rows import Row
 from dds.primitives.units import GIB, KIB, MIB
 from dds.runtime.client import Client, open_client
-from dds.runtime.devnet import Devnet
+from dds.runtime.devnet import Devnet, Ledger, Shape
 from dds.runtime.results import PutOptions
 from dds.storage.home import Home
 
@@ -59,11 +59,11 @@ class Bench:
 
 
 @contextmanager
-def running_devnet() -> Iterator[Bench]:
+def running_devnet(ledger: Ledger = "none") -> Iterator[Bench]:
     with tempfile.TemporaryDirectory(prefix="dds-bench-") as folder:
         home = Home.open(Path(folder) / "home")
         devnet = Devnet(home)
-        devnet.up()
+        devnet.up(Shape(ledger=ledger))
         try:
             yield Bench(home, devnet, Path(folder))
         finally:
@@ -86,6 +86,9 @@ def run(large_bytes: int = LARGE_BYTES, memory_bytes: int = MEMORY_BYTES) -> lis
         rows += uvloop.run(_small(bench))
         rows.append(Row("loaded node, resident", bench.node_rss_bytes() / MIB, "MiB", target=140))
         rows += _memory(bench, memory_bytes)
+    with running_devnet("embedded") as bench:
+        rows += uvloop.run(_paid(bench))
+        rows.append(Row("paid node, loaded, resident", bench.node_rss_bytes() / MIB, "MiB"))
     return rows
 
 
@@ -124,6 +127,14 @@ async def _small(bench: Bench) -> list[Row]:
         Row("single puts of 2 KB", puts, "1/s", target=25),
         Row("single gets of 2 KB", gets, "1/s", target=100),
     ]
+
+
+async def _paid(bench: Bench) -> list[Row]:
+    """The same with a ledger: a quote, an escrow, a drawn reservation and a registration go with every put."""
+    async with open_client(bench.home) as client:
+        await client.put(random_file(bench.scratch / "warm", MIB))
+        puts, _ = await _singles(bench, client)
+    return [Row("single paid puts of 2 KB", puts, "1/s")]
 
 
 async def _batch_and_single(folder: Path, client: Client) -> tuple[float, float]:
