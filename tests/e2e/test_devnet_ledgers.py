@@ -36,7 +36,10 @@ def test_a_devnet_on_an_engine_moves_money_and_is_stopped_whole(engine: str, tmp
         assert dds.json("wallet", "show", "operator-1")["balance"] == before + 1_500_000_000_000
         assert dds.json("ledger", "status")["engine"] == engine
 
-        assert command_lines(dds.home) >= {part["pid"] for part in ledger["processes"]}
+        psutil.Process(ledger["processes"][-1]["pid"]).kill()
+        assert dds.json("devnet", "start", "node-00")["ledger"]["processes"][-1]["state"] == "running"
+        again = dds.json("devnet", "status")["ledger"]["processes"]
+        assert command_lines(dds.home) >= {part["pid"] for part in again} and again[-1]["pid"] != ledger["processes"][-1]["pid"]
         dds.run("devnet", "down")
         assert command_lines(dds.home) == set()
         last_line = dds.text("devnet", "status").splitlines()[-1]
