@@ -36,11 +36,19 @@ def test_a_devnet_on_an_engine_moves_money_and_is_stopped_whole(engine: str, tmp
         assert dds.json("wallet", "show", "operator-1")["balance"] == before + 1_500_000_000_000
         assert dds.json("ledger", "status")["engine"] == engine
 
-        pids = [part["pid"] for part in ledger["processes"]]
-        assert all(str(dds.home) in " ".join(psutil.Process(pid).cmdline()) for pid in pids)
+        psutil.Process(ledger["processes"][-1]["pid"]).kill()
+        assert dds.json("devnet", "start", "node-00")["ledger"]["processes"][-1]["state"] == "running"
+        again = dds.json("devnet", "status")["ledger"]["processes"]
+        assert command_lines(dds.home) >= {part["pid"] for part in again} and again[-1]["pid"] != ledger["processes"][-1]["pid"]
         dds.run("devnet", "down")
-        assert [pid for pid in pids if psutil.pid_exists(pid)] == []
-        last_lines = dds.text("devnet", "status").splitlines()[-1]
-        assert last_lines.startswith(f"ledger   {engine}  ") and last_lines.count(" stopped ") == len(pids)
+        assert command_lines(dds.home) == set()
+        last_line = dds.text("devnet", "status").splitlines()[-1]
+        assert last_line.startswith(f"ledger   {engine}  ") and last_line.count(" stopped ") == len(PARTS[engine])
         dds.run("devnet", "down", "--purge")
         assert not (dds.home / "devnet" / "ledger").exists()
+
+
+def command_lines(home: Path) -> set[int]:
+    """Whose command lines name anything of the devnet in `home`, by pid."""
+    every = psutil.process_iter(["cmdline"])
+    return {process.pid for process in every if f"{home}/devnet/" in " ".join(process.info["cmdline"] or [])}

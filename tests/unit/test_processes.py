@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -35,6 +36,22 @@ def test_a_node_is_found_by_its_home_and_nothing_else_is(tmp_path: Path) -> None
     ours, other = tmp_path / "a", tmp_path / "b"
     with lookalike(ours) as node, lookalike(tmp_path / "ab"), lookalike(other, module="dds.apps.cli.main"):
         assert {root: process.pid for root, process in processes.find([ours, other]).items()} == {ours: node.pid}
+
+
+def test_stopping_does_not_wait_for_a_parent_that_never_notices(tmp_path: Path) -> None:
+    node = [sys.executable, "-c", SLEEPER, "-m", "dds.runtime.daemon", "--home", str(tmp_path)]
+    parent = f"import subprocess, time; subprocess.Popen({node}); time.sleep(120)"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE) as careless:
+        try:
+            assert careless.stdout is not None
+            careless.stdout.readline()  # the child's
+            found = processes.find([tmp_path])
+            stopping = threading.Thread(target=processes.terminate, args=(found.values(),), kwargs={"grace_s": 60}, daemon=True)
+            stopping.start()
+            stopping.join(30)
+            assert len(found) == 1 and not stopping.is_alive()
+        finally:
+            careless.kill()
 
 
 def test_a_killed_node_is_gone_even_before_its_parent_notices(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ Decides nothing about which nodes there are or what they do.
 
 from __future__ import annotations
 
+import math
 import os
 import selectors
 import signal
@@ -29,6 +30,7 @@ from dds.runtime.daemon import READY_BYTE
 NODE_MODULES: Final = "dds.runtime."  # what a node's program is called; the command line is none
 READY_FD: Final = 3  # the child writes one byte here when it serves
 CONSOLE_TAIL_BYTES_MAX: Final = 2048
+POLL_S: Final = 0.02  # the system tells of nobody's end but a child's
 
 RUNNING, STOPPED, PAUSED, STARTING = "running", "stopped", "paused", "starting"  # what people are told that one does
 
@@ -83,8 +85,7 @@ def terminate(processes: Iterable[psutil.Process], *, grace_s: float) -> None:
     for process in processes:
         send(process, signal.SIGTERM)
         send(process, signal.SIGCONT)
-    _, left = psutil.wait_procs(processes, timeout=grace_s)
-    kill(left)
+    kill(_left_after(processes, grace_s))
 
 
 def kill(processes: Iterable[psutil.Process]) -> None:
@@ -92,7 +93,27 @@ def kill(processes: Iterable[psutil.Process]) -> None:
     processes = list(processes)
     for process in processes:
         send(process, signal.SIGKILL)
-    psutil.wait_procs(processes)
+    _left_after(processes, math.inf)
+
+
+def _left_after(processes: Iterable[psutil.Process], patience_s: float) -> list[psutil.Process]:
+    """Those that still run when all have ended or `patience_s` is over. Nobody waits for another's parent to notice the end."""
+    deadline = time.monotonic() + patience_s
+    left = list(processes)
+    while left := [process for process in left if not _has_ended(process)]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(POLL_S)
+    return left
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    with suppress(psutil.TimeoutExpired):
+        process.wait(0)  # a child of ours is gone with that
+        return True
+    with suppress(psutil.NoSuchProcess):
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    return True
 
 
 def is_gone(pid: int) -> bool:
