@@ -51,6 +51,7 @@ from dds.wire.ledger import (
     StripeRun,
     Tx,
     WitnessReport,
+    stripes_hash,
 )
 from dds.wire.receipts import RECEIPT_VERSION, Receipt, sign_receipt
 
@@ -185,8 +186,9 @@ class Arena:
 
     def receipt(self, segment_id: bytes, contract: bytes, index: int, number: int) -> bytes:
         node = self.node_key(number)
+        due = contract + stripes_hash(STRIPES)
         size, leaves = rent.stripes_bytes(STRIPES, index), rent.leaf_count(STRIPES, index)
-        said = Receipt(RECEIPT_VERSION, NETWORK, contract, segment_id, ROOT, index, node.public, size, leaves, 0)
+        said = Receipt(RECEIPT_VERSION, NETWORK, due, segment_id, ROOT, index, node.public, size, leaves, 0)
         return sign_receipt(node, said)
 
     def add_receipts(self, key: SigningKey, segment_id: bytes) -> None:

@@ -28,7 +28,7 @@ from dds.ledger.records import (
 from dds.ledger.rules.settlement import closed_before
 from dds.primitives.hashing import sha256
 from dds.wire import ledger as wire
-from dds.wire.ledger import StripeRun
+from dds.wire.ledger import StripeRun, stripes_hash
 from dds.wire.receipts import RECEIPT_VERSION, Receipt, sign_receipt
 from tests.ledger_moves_money import Attempt, free_escrow, living_contracts, node_of
 from tests.ledger_world import NETWORK, World
@@ -77,7 +77,7 @@ def _receipt(w: World, node: Node, reservation: bytes, segment: tuple[bytes, byt
     receipt = Receipt(
         version=RECEIPT_VERSION,
         network=NETWORK,
-        contract=reservation,
+        contract=reservation + stripes_hash(stripes),
         segment_id=segment[0],
         segment_root=segment[1],
         index=index,

@@ -47,6 +47,7 @@ class Watch:
         self.tables = tables
         self.collateral: Counter[Place] = Counter()  # by events: locked - freed - slashed
         self.paid: Counter[Life] = Counter()
+        self.carry: dict[Life, Fraction] = {}  # earned, less than a base unit, not paid yet
         self.lives: dict[Place, Life] = {}  # the active one
         self.worth: dict[Life, tuple[int, int]] = {}  # most bytes, and most price, that it was ever worth
         self.born = 0
@@ -153,7 +154,7 @@ class Watch:
         assert self.paid[life] << 20 <= size * price * passed, f"{event}: {passed} of {closed} passed, {self.paid[life]} paid"
 
     def _fair_pay(self, events: Iterable[Event], changed: Changed) -> None:
-        """Who is settled gets all of what its sponsors owe, but for what each of them rounds down."""
+        """Who is settled gets all of what its sponsors owe, but for less than a base unit, which it gets the next time."""
         paid: Counter[Place] = Counter()
         for event in events:
             if event.name == "pay":
@@ -174,9 +175,12 @@ class Watch:
             if was.state != Holding.ACTIVE or (same and now.settled_epoch == was.settled_epoch):
                 continue
             epochs = [epoch for epoch in range(was.settled_epoch, closed) if self._has_passed(epoch, was.node)]
-            due = sum((self._due(before, ends, index, epoch) for epoch in epochs), Fraction())
+            life = self.lives[segment_id, index]
+            due = sum((self._due(before, ends, index, epoch) for epoch in epochs), self.carry.pop(life, Fraction()))
             got = paid.pop((segment_id, index), 0)
-            assert due - len(ends) < got <= due, f"{float(due)} due, {got} paid: {index} of {before}"
+            self.carry[life] = due % 1
+            missing_most = 1 + (len(before.assignments) if _somebody_is_out_of_money(before, after) else 0)
+            assert 0 <= due - got < missing_most, f"{float(due)} due, {got} paid: {index} of {before}"
 
     def _end_of(self, entry: SponsorEntry) -> int:
         cancelled: int = self.tables[CONTRACTS.prefix][entry.contract].cancelled_epoch
@@ -282,12 +286,21 @@ def _taken_ppm(reason: str) -> int:
     return next(ppm for begins, ppm in shares.items() if reason.startswith(begins))
 
 
+def _somebody_is_out_of_money(before: Segment, after: Segment | None) -> bool:
+    """Among several sponsors: each carries what the one before it rounded down, so the last may come to lack as much."""
+    left = {entry.contract: entry.prepaid for entry in after.sponsors} if after else {}
+    return len(before.sponsors) > 1 and any(not left.get(entry.contract) for entry in before.sponsors)
+
+
 def _every_sponsor_can_pay(segment: Segment) -> None:
-    """All that may still be earned, each sponsor alone: escrow >= claimable + remaining."""
+    """All that may still be earned, each sponsor alone: escrow >= claimable + remaining.
+
+    Less than a base unit an assignment may be missing: what one sponsor's payment rounded down is carried to the next one's.
+    """
     for entry in segment.sponsors:
         owed = 0
         for index, each in enumerate(segment.assignments):
             if each.state == Holding.ACTIVE:
                 size = rent.stripes_bytes(segment.stripes, index, ~entry.stripes)
                 owed += size * entry.price * max(0, entry.end_epoch - max(entry.start_epoch, each.settled_epoch))
-        assert owed <= entry.prepaid << 20, f"{entry} owes {owed >> 20}"
+        assert owed <= entry.prepaid + len(segment.assignments) << 20, f"{entry} owes {owed >> 20}"
