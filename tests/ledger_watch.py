@@ -47,7 +47,6 @@ class Watch:
         self.tables = tables
         self.collateral: Counter[Place] = Counter()  # by events: locked - freed - slashed
         self.paid: Counter[Life] = Counter()
-        self.carry: dict[Life, Fraction] = {}  # earned, less than a base unit, not paid yet
         self.lives: dict[Place, Life] = {}  # the active one
         self.worth: dict[Life, tuple[int, int]] = {}  # most bytes, and most price, that it was ever worth
         self.born = 0
@@ -175,26 +174,29 @@ class Watch:
             if was.state != Holding.ACTIVE or (same and now.settled_epoch == was.settled_epoch):
                 continue
             epochs = [epoch for epoch in range(was.settled_epoch, closed) if self._has_passed(epoch, was.node)]
-            life = self.lives[segment_id, index]
-            due = sum((self._due(before, ends, index, epoch) for epoch in epochs), self.carry.pop(life, Fraction()))
+            due = _carried(before, index)
+            for epoch in epochs:
+                for contract, amount in self._due(before, ends, index, epoch).items():
+                    due[contract] += amount
             got = paid.pop((segment_id, index), 0)
-            self.carry[life] = due % 1
-            missing_most = 1 + (len(before.assignments) if _somebody_is_out_of_money(before, after) else 0)
-            assert 0 <= due - got < missing_most, f"{float(due)} due, {got} paid: {index} of {before}"
+            assert got == sum(int(each) for each in due.values()), f"{due} due, {got} paid: {index} of {before}"
+            left, stays = _carried(after, index) if after else {}, same and now.state == Holding.ACTIVE
+            for each in left.keys() & due.keys():
+                assert left[each] == (due[each] % 1 if stays else 0), f"{due} due, {left} carried"
 
     def _end_of(self, entry: SponsorEntry) -> int:
         cancelled: int = self.tables[CONTRACTS.prefix][entry.contract].cancelled_epoch
         return entry.end_epoch if cancelled < 0 else min(entry.end_epoch, cancelled + 1)
 
-    def _due(self, segment: Segment, ends: Mapping[bytes, int], index: int, epoch: int) -> Fraction:
-        """For one epoch: each stripe's bytes at the mean of its sponsors' prices."""
+    def _due(self, segment: Segment, ends: Mapping[bytes, int], index: int, epoch: int) -> dict[bytes, Fraction]:
+        """For one epoch, by sponsor: its part of each stripe's bytes, at its own price."""
         paying = [entry for entry in segment.sponsors if entry.start_epoch <= epoch < ends[entry.contract]]
-        due, stripe = Fraction(), 0
+        due, stripe = {entry.contract: Fraction() for entry in paying}, 0
         for run in segment.stripes:
             for _ in range(run.count):
-                prices = [entry.price for entry in paying if entry.stripes >> stripe & 1]
-                if prices and index < run.k + run.m:
-                    due += Fraction(run.slot_bytes * sum(prices), len(prices) << 20)
+                payers = [entry for entry in paying if entry.stripes >> stripe & 1]
+                for entry in payers if index < run.k + run.m else ():
+                    due[entry.contract] += Fraction(run.slot_bytes * entry.price, len(payers) << 20)
                 stripe += 1
         return due
 
@@ -274,6 +276,12 @@ def _numbers(bitmap: bytes) -> list[int]:
     return [number for number in range(bits.bit_length()) if bits >> number & 1]
 
 
+def _carried(segment: Segment, index: int) -> dict[bytes, Fraction]:
+    """By sponsor: what it owes the holder of `index` since earlier, less than a base unit."""
+    owed = {entry.contract: entry.carries[index] if index < len(entry.carries) else 0 for entry in segment.sponsors}
+    return {contract: Fraction(numerators, 840 << 20) for contract, numerators in owed.items()}
+
+
 def _taken_ppm(reason: str) -> int:
     """Of an assignment's collateral, by the spec's table of faults."""
     shares = {
@@ -286,21 +294,12 @@ def _taken_ppm(reason: str) -> int:
     return next(ppm for begins, ppm in shares.items() if reason.startswith(begins))
 
 
-def _somebody_is_out_of_money(before: Segment, after: Segment | None) -> bool:
-    """Among several sponsors: each carries what the one before it rounded down, so the last may come to lack as much."""
-    left = {entry.contract: entry.prepaid for entry in after.sponsors} if after else {}
-    return len(before.sponsors) > 1 and any(not left.get(entry.contract) for entry in before.sponsors)
-
-
 def _every_sponsor_can_pay(segment: Segment) -> None:
-    """All that may still be earned, each sponsor alone: escrow >= claimable + remaining.
-
-    Less than a base unit an assignment may be missing: what one sponsor's payment rounded down is carried to the next one's.
-    """
+    """All that may still be earned, each sponsor alone: escrow >= claimable + remaining."""
     for entry in segment.sponsors:
-        owed = 0
+        owed = Fraction(sum(entry.carries), 840)
         for index, each in enumerate(segment.assignments):
             if each.state == Holding.ACTIVE:
                 size = rent.stripes_bytes(segment.stripes, index, ~entry.stripes)
                 owed += size * entry.price * max(0, entry.end_epoch - max(entry.start_epoch, each.settled_epoch))
-        assert owed <= entry.prepaid + len(segment.assignments) << 20, f"{entry} owes {owed >> 20}"
+        assert owed <= entry.prepaid << 20, f"{entry} owes {float(owed / (1 << 20))}"

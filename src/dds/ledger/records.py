@@ -145,7 +145,6 @@ class Assignment(Message, frozen=True):
     collateral: int = 0
     draw: int = 0  # 0: the reservation's; r: the segment's r-th redraw. Its receipt names receipt_contract(reservation, draw)
     expires_epoch: int = 0  # while it is pending
-    carry: int = 0  # earned and not paid: less than one base unit, in 1/(840 x 2^20) of it
 
 
 class SponsorEntry(Message, frozen=True):
@@ -160,6 +159,7 @@ class SponsorEntry(Message, frozen=True):
     reserve: int  # for repairs; comes back at the end
     subsidy: int = 0  # of the fee burned for it: what its assignments may still earn from emission
     subsidy_rate: int = 0  # of it, an epoch, when every assignment passes
+    carries: tuple[int, ...] = ()  # by index, owed and not paid: less than one base unit, in 1/(840 x 2^20) of it; or none
 
 
 class Segment(Message, frozen=True):

@@ -26,7 +26,7 @@ from dds.ledger.records import (
 )
 from dds.ledger.rules import inventory
 from dds.ledger.rules.funding import count_sponsored
-from dds.ledger.rules.settlement import closed_before, put_at, settle
+from dds.ledger.rules.settlement import closed_before, put_at, settle, with_carry
 from dds.ledger.rules.slashing import take_collateral
 from dds.ledger.state import State
 from dds.primitives.money import format_tokens, share_ppm
@@ -152,7 +152,8 @@ def _free(
     if assignment.state == Holding.ACTIVE:
         inventory.set_leaves(state, number, segment_id, index, 0)
     state.emit("freed", amount=kept, node=number, segment=segment_id, index=index, detail=reason, evidence=evidence)
-    return replace(segment, assignments=put_at(segment.assignments, index, FREED))
+    sponsors = tuple(with_carry(entry, index, 0) for entry in segment.sponsors)  # whoever comes next has earned nothing yet
+    return replace(segment, assignments=put_at(segment.assignments, index, FREED), sponsors=sponsors)
 
 
 # -- sponsors that end ------------------------------------------------------------------------------------------------------

@@ -53,8 +53,8 @@ def settle(state: State, segment_id: bytes, segment: Segment, indices: Sequence[
     for index in range(len(segment.assignments)) if indices is None else indices:
         assignment = segment.assignments[index]
         if assignment.state == Holding.ACTIVE and assignment.settled_epoch < until:
-            sponsors, carry = _pay(state, segment_id, segment, index, until)
-            settled = replace(assignment, settled_epoch=until, carry=carry)
+            sponsors = _pay(state, segment_id, segment, index, until)
+            settled = replace(assignment, settled_epoch=until)
             segment = replace(segment, sponsors=sponsors, assignments=put_at(segment.assignments, index, settled))
     return segment
 
@@ -63,18 +63,30 @@ def put_at(assignments: tuple[Assignment, ...], index: int, new: Assignment) -> 
     return (*assignments[:index], new, *assignments[index + 1 :])
 
 
-def _pay(state: State, segment_id: bytes, segment: Segment, index: int, until: int) -> tuple[tuple[SponsorEntry, ...], int]:
-    """The sponsors with what is left of their money, and what is carried to the next time."""
-    number, carry = segment.assignments[index].node, segment.assignments[index].carry
+def with_carry(entry: SponsorEntry, index: int, amount: int) -> SponsorEntry:
+    """The sponsor owing `amount` numerators to the holder of `index`, which are less than a base unit."""
+    known = entry.carries + (0,) * (index + 1 - len(entry.carries))
+    carries = (*known[:index], amount, *known[index + 1 :])
+    return replace(entry, carries=carries if any(carries) else ())
+
+
+def carried(entry: SponsorEntry) -> int:
+    """Base units, rounded up, that a sponsor owes from earlier to all holders together."""
+    return -(-sum(entry.carries) // UNIT)
+
+
+def _pay(state: State, segment_id: bytes, segment: Segment, index: int, until: int) -> tuple[SponsorEntry, ...]:
+    """The sponsors with what is left of their money."""
+    number = segment.assignments[index].node
     accounts = _accounts(state, segment, index, until)
     sponsors = []
     for entry, account in zip(segment.sponsors, accounts, strict=True):
         if account.epochs:
-            account.earned += carry
-            carry = account.earned % UNIT
+            account.earned += entry.carries[index] if index < len(entry.carries) else 0
+            entry = with_carry(entry, index, account.earned % UNIT)
             entry = _pay_by(state, segment_id, segment, index, number, entry, account)
         sponsors.append(entry)
-    return tuple(sponsors), carry
+    return tuple(sponsors)
 
 
 def _accounts(state: State, segment: Segment, index: int, until: int) -> list[_Account]:

@@ -14,7 +14,7 @@ from dds.ledger.faults import Refused, require, require_ascending
 from dds.ledger.records import ENDOWMENTS, SEGMENTS, Segment, SponsorEntry
 from dds.ledger.rules.funding import count_sponsored, living_contract, own_contract, pay_rent, require_price
 from dds.ledger.rules.holding import touch, touch_living
-from dds.ledger.rules.settlement import closed_before
+from dds.ledger.rules.settlement import carried, closed_before
 from dds.ledger.state import State
 from dds.wire.ledger import EPOCH_MAX, ExtendSegments, Settle, Sponsor, Tx, Unsponsor
 
@@ -94,7 +94,7 @@ def _paid_until(state: State, segment_id: bytes, segment: Segment, entry: Sponso
     Its old subsidy goes on for the epochs that it was for; what was not earned of it is not earned later.
     """
     since = max(entry.start_epoch, closed_before(state))
-    cost = rent.rent(rent.sponsored_bytes(segment.stripes, entry.stripes), entry.price, end - since)
+    cost = rent.rent(rent.sponsored_bytes(segment.stripes, entry.stripes), entry.price, end - since) + carried(entry)
     paid = pay_rent(state, entry.contract, max(0, cost - entry.prepaid), segment_id)
     subsidy = min(entry.subsidy, entry.subsidy_rate * max(0, entry.end_epoch - since)) + paid.subsidy
     rate = subsidy // (end - since)
