@@ -8,7 +8,8 @@ import pytest
 from dds.ledger import rent
 from dds.ledger.genesis import Genesis, GenesisAccount, GenesisNode, GenesisOperator, apply_genesis
 from dds.ledger.machine import Context, apply_block
-from dds.ledger.records import CHAIN, ENDOWMENTS, OPERATORS, Operator, SponsorEntry
+from dds.ledger.params import Params
+from dds.ledger.records import CHAIN, ENDOWMENTS, OPERATORS, LossVotes, Operator, SponsorEntry
 from dds.ledger.rules import inventory
 from dds.ledger.rules.emission import released
 from dds.ledger.rules.endowments import epoch_cost
@@ -17,7 +18,7 @@ from dds.primitives.errors import ConfigError, FormatError, UnsupportedVersion
 from dds.primitives.hashing import sha256
 from dds.primitives.money import TOKEN, share_ppm
 from dds.primitives.units import MIB
-from dds.wire.codec import encode
+from dds.wire.codec import decode, encode
 from dds.wire.ledger import (
     TX_TAG,
     TX_VERSION,
@@ -142,6 +143,20 @@ def test_genesis_names_every_account_operator_and_node_once() -> None:
             _supply(msgspec.structs.replace(small_genesis(), **twice))
     with pytest.raises(ConfigError, match="no operator"):
         _supply(msgspec.structs.replace(small_genesis(), nodes=(_node(b"1"),)))
+
+
+def test_genesis_refuses_bond_that_leaves_before_evidence_is_too_old() -> None:
+    params = msgspec.structs.replace(small_genesis().params, unbonding_epochs=11, evidence_epochs=12)
+    with pytest.raises(ConfigError, match="11 epochs"):
+        _supply(msgspec.structs.replace(small_genesis(), params=params))
+
+
+def test_no_committee_is_larger_than_its_votes_have_bits() -> None:
+    everybody = LossVotes(0, bytes(32), 0, (1 << 64) - 1)
+    assert decode(encode(everybody), LossVotes) == everybody
+    decode(encode(msgspec.structs.replace(Params(), committee_max=64)), Params)
+    with pytest.raises(FormatError):
+        decode(encode(msgspec.structs.replace(Params(), committee_max=65)), Params)
 
 
 # -- money --------------------------------------------------------------------------------------------------------------------

@@ -88,6 +88,12 @@ def test_one_reservation_draws_no_node_beyond_its_collateral(ledger: Storage) ->
     assert all(ledger.node(number).promised_bytes <= 3 * MIB for number in ledger.storing)
 
 
+def test_no_reservation_holds_more_room_than_a_segment_can_use(ledger: Storage) -> None:
+    most = 64 * MIB
+    assert ledger.send(ledger.anna, Reserve(ledger.contract_id(), 1, 3, 1, most + 1)).code == "bad-geometry"
+    ledger.reserve(size=most)
+
+
 def test_more_nodes_than_there_are_cannot_be_drawn(ledger: Storage) -> None:
     assert ledger.send(ledger.anna, Reserve(ledger.contract_id(), 1, 7, 1, MIB)).code == "not-enough-nodes"
 

@@ -8,11 +8,11 @@ import pytest
 
 from dds.ledger.faults import Refused
 from dds.ledger.money import balance
-from dds.ledger.records import SEGMENTS, STANDINGS, Holding, Run, SponsorEntry, Standing, number_key
+from dds.ledger.records import ENDOWMENTS, SEGMENTS, STANDINGS, Holding, Run, SponsorEntry, Standing, number_key
 from dds.ledger.rules import emission, inventory
 from dds.ledger.rules.holding import release, touch
 from dds.primitives.hashing import sha256
-from dds.primitives.money import MILLION
+from dds.primitives.money import MILLION, TOKEN
 from dds.wire.ledger import (
     AddReceipts,
     CancelContract,
@@ -23,8 +23,10 @@ from dds.wire.ledger import (
     ReportLoss,
     SetContract,
     Settle,
+    SpendEndowment,
     Sponsor,
     Unsponsor,
+    WithdrawEscrow,
 )
 from tests.ledger_committee import small_params
 from tests.ledger_storage import ALL, PRICE, SLOT, TERM, Storage
@@ -343,8 +345,37 @@ def test_extending_is_the_publishers_unless_an_endowment_stands_behind_it(ledger
     ledger.store()
     body = ExtendSegments(ledger.contract_id(), [ONE], 1)
     assert ledger.send(ledger.bert, body).code == "not-the-publisher"
-    ledger.ok(ledger.bert, Endow(ledger.contract_id(), 1000))
+    ledger.ok(ledger.bert, Endow(ledger.contract_id(), 500 * TOKEN))
+    ledger.to_epoch(3)
     ledger.ok(ledger.bert, body)
+    ledger.assert_sound()
+
+
+def test_a_strangers_extension_spends_the_endowments_money_and_none_of_the_publishers(ledger: Storage) -> None:
+    ledger.store()
+    ledger.ok(ledger.bert, Endow(ledger.contract_id(), 1))
+    ledger.to_epoch(3)
+    before = ledger.contract().escrow
+    assert ledger.send(ledger.bert, ExtendSegments(ledger.contract_id(), [ONE], 50)).code == "not-endowed"
+    assert ledger.contract().escrow == before
+
+
+def test_what_an_endowment_gave_pays_rent_and_cannot_be_withdrawn(ledger: Storage) -> None:
+    ledger.store()
+    name = ledger.contract_id()
+    ledger.ok(ledger.bert, Endow(name, 500 * TOKEN))
+    ledger.to_epoch(3)
+    ledger.ok(ledger.bert, SpendEndowment(name))
+    contract = ledger.contract()
+    own = contract.escrow - contract.endowed
+    assert contract.endowed > 0
+    assert ledger.send(ledger.anna, WithdrawEscrow(name, own + 1)).code == "endowed"
+    ledger.ok(ledger.anna, WithdrawEscrow(name, own))
+    ledger.ok(ledger.anna, CancelContract(name))
+    assert not [event for event in ledger.named("refund") if event.detail == "contract cancelled"]
+    pool = ledger.state.find(ENDOWMENTS, name)
+    assert pool is not None and (pool.pool, pool.spent) == (500 * TOKEN, 0)
+    ledger.assert_sound()
 
 
 def test_a_contract_extends_only_what_it_sponsors(ledger: Storage) -> None:

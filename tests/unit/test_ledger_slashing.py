@@ -194,9 +194,9 @@ def test_a_longer_sentence_stays(ledger: Ledger) -> None:
 # -- evidence ---------------------------------------------------------------------------------------------------------------
 
 
-def false_answer(ledger: Ledger, epoch: int = 2, *, by: int = STORER) -> SubmitEvidence:
+def false_answer(ledger: Ledger, epoch: int = 2, *, by: int = STORER, index: int = 0) -> SubmitEvidence:
     """The storer, or another, signed that a leaf is what it cannot be."""
-    statement = encode(LeafStatement(ledger.segment_id, bytes(32), 0, 0, 0, b"no such byte", bytes(32), [], []))
+    statement = encode(LeafStatement(ledger.segment_id, bytes(32), index, 0, 0, b"no such byte", bytes(32), [], []))
     message = open_message(sign_answer(ledger.nodes[by], NETWORK, epoch, bytes(32), [statement]))
     return SubmitEvidence(encode_evidence(InvalidAnswer(message.signed, statement)))
 
@@ -233,6 +233,15 @@ def test_the_same_offence_is_punished_once(ledger: Ledger) -> None:
     assert submit(ledger, false_answer(ledger)).ok
     assert submit(ledger, false_answer(ledger)).code == "evidence-spent"
     assert ledger.operator(STORER).bond == BOND // 2
+
+
+def test_many_false_answers_of_an_epoch_cost_the_bond_once_and_those_of_the_next_again(ledger: Ledger) -> None:
+    ledger.to_epoch(3)
+    for index in (0, 1):
+        assert submit(ledger, false_answer(ledger, index=index)).ok
+    assert ledger.operator(STORER).bond == BOND // 2
+    assert submit(ledger, false_answer(ledger, 3)).ok
+    assert ledger.operator(STORER).bond == BOND // 4
 
 
 def test_an_operator_that_reports_its_own_node_earns_nothing(ledger: Ledger) -> None:

@@ -46,7 +46,7 @@ COUNTERS: Final[tuple[tuple[Table[Any], tuple[str, ...]], ...]] = (
     (ACCOUNTS, ("balance", "nonce")),
     (OPERATORS, ("bond",)),
     (NODES, ("capacity_bytes", "promised_bytes", "ask_price", "pool_free", "pool_locked", "assignments")),
-    (CONTRACTS, ("escrow", "reservations", "segments", "rent_bytes", "reserved")),
+    (CONTRACTS, ("escrow", "reservations", "segments", "rent_bytes", "reserved", "endowed")),
     (ENDOWMENTS, ("pool", "given", "spent")),
     (DEPOSITS, ("amount", "leaving")),
     (PAID, ("amount",)),
@@ -150,6 +150,8 @@ def _contract_sums(tables: dict[bytes, dict[bytes, Any]], recount: _Recount) -> 
             yield f"{name}: {contract.reserved} reserved, its reservations earmark {earmarked[key]}"
         if contract.cancelled_epoch < 0 and contract.reserved > contract.escrow:  # a cancelled one's reservations hold nothing
             yield f"{name}: {contract.reserved} reserved of an escrow of {contract.escrow}"
+        if contract.endowed > contract.escrow:
+            yield f"{name}: {contract.endowed} of an escrow of {contract.escrow} from its endowment"
 
 
 def _count(segment: Segment, recount: _Recount) -> None:

@@ -72,6 +72,7 @@ NAMES: Final[dict[str, str]] = {
     # endowments and the market
     "endowed": "given to an endowment",
     "endowment": "moved from the endowment into the contract's escrow",
+    "endowment-returned": "back from a cancelled contract's escrow into its endowment",
     "price": "the market's price changed",
 }
 

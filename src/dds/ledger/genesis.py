@@ -69,7 +69,7 @@ def apply_genesis(state: State, genesis: Genesis) -> None:
     """Fill an empty state; the caller commits its changes as height 0.
 
     Raises:
-        ConfigError: an account twice, a node without its operator, more money than the cap allows.
+        ConfigError: an account twice, a node without its operator, more money than the cap allows, bond that leaves before evidence is too old.
     """
     supply = 0
     state.put(PARAMS, b"", genesis.params)
@@ -87,6 +87,8 @@ def apply_genesis(state: State, genesis: Genesis) -> None:
         _add_node(state, number, node)
         supply += node.pool
     _check(supply <= genesis.params.supply_cap, "more money than the supply's cap")
+    leaves, window = genesis.params.unbonding_epochs, genesis.params.evidence_epochs
+    _check(leaves >= window, f"bond leaves after {leaves} epochs, evidence holds for {window}: it would come too late")
     price = genesis.params.price_start
     chain = Chain(nodes=len(genesis.nodes), genesis_supply=supply, price=price, reference=price, network=genesis.network)
     state.put(CHAIN, b"", chain)

@@ -54,7 +54,7 @@ class Params(Message, frozen=True):
 
     # audits
     audit_leaves: Annotated[int, Meta(ge=1, le=64)] = 20  # a node and epoch
-    committee_max: Annotated[int, Meta(ge=1, le=255)] = 48  # votes are counted in a byte
+    committee_max: Annotated[int, Meta(ge=1, le=64)] = 48  # who said what is a bit in a 64-bit word
     quorum_ppm: Ppm = 666_666  # of the committee, ceiled: 2 of 3, 32 of 48
     missed_in_row_free: Number = 2  # from the next on an epoch missed costs
     missed_slash_ppm: Ppm = 10_000  # of the assignments' collateral

@@ -11,8 +11,10 @@ from msgspec.structs import replace
 from dds.ledger.faults import require
 from dds.ledger.money import credit, debit
 from dds.ledger.records import CONTRACTS, Contract, contract_id
-from dds.ledger.rules.funding import living_contract, own_contract, require_escrow
+from dds.ledger.rules.endowments import give_back
+from dds.ledger.rules.funding import find_contract, living_contract, own_contract, require_escrow
 from dds.ledger.state import State
+from dds.primitives.money import format_tokens
 from dds.primitives.units import N_MAX
 from dds.wire.ledger import CancelContract, OpenContract, SetContract, TopUp, Tx, WithdrawEscrow
 
@@ -61,17 +63,25 @@ def top_up(state: State, tx: Tx, body: TopUp) -> None:
 
 
 def withdraw_escrow(state: State, tx: Tx, body: WithdrawEscrow) -> None:
-    """Not what is earmarked for open reservations."""
+    """Neither what is earmarked for open reservations nor what an endowment gave."""
     require(body.amount > 0, "nothing-to-move", "a withdrawal is at least one base unit")
     contract = own_contract(state, body.contract, tx.sender)
     require_escrow(contract, body.amount)
+    own = contract.escrow - contract.endowed
+    require(
+        body.amount <= own,
+        "endowed",
+        f"{format_tokens(contract.endowed)} of the escrow come from the endowment and pay rent only; {format_tokens(own)} are free",
+    )
     state.put(CONTRACTS, body.contract, replace(contract, escrow=contract.escrow - body.amount))
     credit(state, tx.sender, body.amount, "refund", contract=body.contract, detail="withdrawn from escrow")
 
 
 def cancel_contract(state: State, tx: Tx, body: CancelContract) -> None:
-    """The escrow returns at once; what was paid in advance for later epochs when each segment is touched after this one."""
-    contract = own_contract(state, body.contract, tx.sender)
+    """The escrow returns at once, an endowment's part of it to its pool; what was paid in advance for later epochs when each segment is touched after this one."""
+    own_contract(state, body.contract, tx.sender)
+    give_back(state, body.contract)
+    contract = find_contract(state, body.contract)
     state.put(CONTRACTS, body.contract, replace(contract, escrow=0, cancelled_epoch=state.epoch))
     credit(state, tx.sender, contract.escrow, "refund", contract=body.contract, detail="contract cancelled")
     state.emit("contract-cancelled", contract=body.contract, detail=f"{contract.segments} segments end with this epoch")

@@ -138,9 +138,21 @@ def spend_due(state: State, contract_id: bytes) -> None:
     amount = spendable(endowment.pool, cost, epochs, state.params.spend_multiple * state.params.cost_decline_ppm)
     left = replace(endowment, pool=endowment.pool - amount, spent=endowment.spent + amount, spent_through=state.epoch)
     state.put(ENDOWMENTS, contract_id, left)
-    state.put(CONTRACTS, contract_id, replace(contract, escrow=contract.escrow + amount))
+    paid_in = replace(contract, escrow=contract.escrow + amount, endowed=contract.endowed + amount)
+    state.put(CONTRACTS, contract_id, paid_in)
     if amount:
         state.emit("endowment", contract=contract_id, amount=amount, detail=f"rent of {epochs} epochs, from the pool to escrow")
+
+
+def give_back(state: State, contract_id: bytes) -> None:
+    """What a contract that ends has not used of its endowment's money goes back into the pool: it is not its publisher's."""
+    contract, pool = state.find(CONTRACTS, contract_id), state.find(ENDOWMENTS, contract_id)
+    if contract is None or pool is None or not contract.endowed:
+        return
+    amount = contract.endowed
+    state.put(CONTRACTS, contract_id, replace(contract, escrow=contract.escrow - amount, endowed=0))
+    state.put(ENDOWMENTS, contract_id, replace(pool, pool=pool.pool + amount, spent=pool.spent - amount))
+    state.emit("endowment-returned", contract=contract_id, amount=amount, detail="not used when the contract was cancelled")
 
 
 def _living_contract(state: State, contract_id: bytes) -> None:

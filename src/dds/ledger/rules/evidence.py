@@ -15,10 +15,12 @@ from dds.ledger.records import SEGMENTS, SPENT_EVIDENCE, Holding, Node, NumberOf
 from dds.ledger.rules.holding import release
 from dds.ledger.rules.slashing import jail, take_bond
 from dds.ledger.state import State
+from dds.primitives.hashing import tagged_hash
 from dds.primitives.money import MILLION
 from dds.proofs.evidence import CONFLICTING_STATEMENTS, INVALID_ANSWER, WITNESS_EQUIVOCATION, Finding, verify_evidence
 from dds.wire.ledger import SubmitEvidence, Tx
 
+BOND_TAG: Final = b"dds/offence/false-answer-bond/v1"
 FRAUDS: Final = frozenset({INVALID_ANSWER, CONFLICTING_STATEMENTS})
 
 
@@ -41,7 +43,10 @@ def submit_evidence(state: State, tx: Tx, body: SubmitEvidence) -> None:
 
 
 def _punish_fraud(state: State, node: Node, finding: Finding, reporter: bytes) -> None:
-    """All collateral of the assignment that it spoke of, where that is still the node's."""
+    """All collateral of the assignment that it spoke of, where that is still the node's; bond once a node and epoch.
+
+    A broken disk may answer wrongly for many assignments at once: each loses its collateral, but the bond is not halved for each.
+    """
     if _still_holds(state, node.number, finding.segment_id, finding.index):
         release(
             state,
@@ -52,7 +57,10 @@ def _punish_fraud(state: State, node: Node, finding: Finding, reporter: bytes) -
             reporters=(reporter,),
             evidence=finding.digest,
         )
-    _take_bond(state, node, state.params.fraud_bond_ppm, finding, reporter)
+    about = tagged_hash(BOND_TAG, node.node_id, finding.epoch.to_bytes(8, "big"))
+    if state.find(SPENT_EVIDENCE, about) is None:
+        state.put(SPENT_EVIDENCE, about, NumberOf(state.epoch))
+        _take_bond(state, node, state.params.fraud_bond_ppm, finding, reporter)
 
 
 def _take_bond(state: State, node: Node, ppm: int, finding: Finding, reporter: bytes) -> None:

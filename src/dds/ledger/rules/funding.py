@@ -86,7 +86,8 @@ def pay_rent(state: State, contract_id: bytes, amount: int, segment_id: bytes) -
     params, contract = state.params, find_contract(state, contract_id)
     cost = rent.quote_rent(params, amount)
     require_escrow(contract, cost.total)
-    state.put(CONTRACTS, contract_id, replace(contract, escrow=contract.escrow - cost.total))
+    endowed = max(0, contract.endowed - cost.total)  # an endowment's money first: rent is what it is for
+    state.put(CONTRACTS, contract_id, replace(contract, escrow=contract.escrow - cost.total, endowed=endowed))
     burned = rent.fee_burned(params, cost.fee)
     about = {"contract": contract_id, "segment": segment_id}
     state.emit("rent", amount=cost.rent, detail="paid in advance", **about)

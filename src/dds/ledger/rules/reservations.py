@@ -35,9 +35,11 @@ from dds.placement.draw import Candidate, Draw, Rules, draw
 from dds.primitives.errors import NotEnoughNodes
 from dds.primitives.hashing import tagged_hash
 from dds.primitives.ids import NodeID
+from dds.primitives.units import SLOT_BYTES_MAX, STRIPES_PER_SEGMENT_MAX
 from dds.wire.ledger import CancelReservations, Redraw, Reserve, Tx
 
 SEED_TAG: Final = b"dds/placement/v1"
+INDEX_BYTES_MAX: Final = STRIPES_PER_SEGMENT_MAX * SLOT_BYTES_MAX  # more room than a segment can use is not held
 DEMAND_BYTES_MAX: Final = 1 << 62  # declared capacities are words: their sum must still fit into an entry
 
 
@@ -48,7 +50,8 @@ def reserve(state: State, tx: Tx, body: Reserve) -> None:
     """Draw for `count` segments at the last clearing price, which is theirs until the reservation expires."""
     contract, price = own_contract(state, body.contract, tx.sender), state.chain.price
     require(body.loss_tolerance < body.width, "bad-geometry", f"{body.width} nodes, of which {body.loss_tolerance} may be lost")
-    require(body.fragment_bytes_max > 0, "bad-geometry", "fragments have at least one byte")
+    size = body.fragment_bytes_max
+    require(0 < size <= INDEX_BYTES_MAX, "bad-geometry", f"an index has 1 to {INDEX_BYTES_MAX} bytes, not {size}")
     require_price(contract, price)
     each = rent.quote(state.params, [body.fragment_bytes_max] * body.width, price, contract.term_epochs).total
     require_escrow(contract, each * body.count)

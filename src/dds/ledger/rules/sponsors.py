@@ -11,11 +11,13 @@ from msgspec.structs import replace
 
 from dds.ledger import rent
 from dds.ledger.faults import Refused, require, require_ascending
-from dds.ledger.records import ENDOWMENTS, SEGMENTS, Segment, SponsorEntry
-from dds.ledger.rules.funding import count_sponsored, living_contract, own_contract, pay_rent, require_price
+from dds.ledger.records import ENDOWMENTS, SEGMENTS, Contract, Segment, SponsorEntry
+from dds.ledger.rules.endowments import spend_due
+from dds.ledger.rules.funding import count_sponsored, find_contract, living_contract, own_contract, pay_rent, require_price
 from dds.ledger.rules.holding import touch, touch_living
 from dds.ledger.rules.settlement import carried, closed_before
 from dds.ledger.state import State
+from dds.primitives.money import format_tokens
 from dds.wire.ledger import EPOCH_MAX, ExtendSegments, Settle, Sponsor, Tx, Unsponsor
 
 
@@ -65,6 +67,9 @@ def extend_segments(state: State, tx: Tx, body: ExtendSegments) -> None:
         "not-the-publisher",
         "only its publisher extends a contract without endowment",
     )
+    if contract.publisher != tx.sender:
+        spend_due(state, body.contract)
+        contract = find_contract(state, body.contract)
     for segment_id in body.segments:
         segment, at = _sponsored(state, body.contract, segment_id)
         entry = segment.sponsors[at]
@@ -75,6 +80,17 @@ def extend_segments(state: State, tx: Tx, body: ExtendSegments) -> None:
         longer = _paid_until(state, segment_id, segment, replace(entry, price=price), end)
         _keep(state, segment_id, replace(segment, price=max(segment.price, price)), at, longer)
         state.emit("extended", contract=body.contract, segment=segment_id, detail=f"until epoch {end}, at {price} a MiB-epoch")
+    if contract.publisher != tx.sender:
+        _require_endowed(contract, contract.escrow - find_contract(state, body.contract).escrow)
+
+
+def _require_endowed(contract: Contract, spent: int) -> None:
+    """Others extend with the endowment's money alone: one base unit given must not open the publisher's own escrow."""
+    require(
+        spent <= contract.endowed,
+        "not-endowed",
+        f"this costs {format_tokens(spent)}, of the escrow {format_tokens(contract.endowed)} come from the endowment",
+    )
 
 
 def settle_segments(state: State, tx: Tx, body: Settle) -> None:
