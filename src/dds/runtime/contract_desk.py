@@ -7,6 +7,7 @@ a segment counts as stored only when the ledger has its receipts.
     quote -> confirm -> escrow covers it -> per segment: reserve -> [upload] -> register with receipts
                                             reused segments: sponsor
     on failure: reservations cancelled, this put's unspent deposit withdrawn
+    what a killed put left reserved: cancelled by the next put under the contract, once it has expired
 
 Source: docs/spec/ledger.md, "Contracts", "Segments, assignments, sponsors".
 """
@@ -14,9 +15,8 @@ Source: docs/spec/ledger.md, "Contracts", "Segments, assignments, sponsors".
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -35,6 +35,7 @@ from dds.ledger.records import (
     Contract,
     contract_id,
     number_key,
+    reservation_id,
 )
 from dds.ledger.rent import quote
 from dds.placement.draw import Draw
@@ -44,11 +45,12 @@ from dds.primitives.ids import NodeID, SegmentID
 from dds.primitives.keys import SigningKey
 from dds.primitives.money import format_tokens, share_ppm
 from dds.protocol.quote import PutQuote, parse_term, price_per_tib_month, put_quote
-from dds.runtime.ledger_client import LedgerClient
+from dds.runtime.ledger_client import LedgerClient, TxDone
 from dds.runtime.results import Payment, PutOptions
 from dds.storage.home import parse_node_address
 from dds.transport.client import PeerClient
 from dds.wire.ledger import (
+    AnyBody,
     CancelReservations,
     ExtendSegments,
     OpenContract,
@@ -67,6 +69,10 @@ log = logging.getLogger(__name__)
 
 TERM: Final = "720"  # epochs, when nobody says otherwise: 30 days of hours
 SEGMENT_EXISTS: Final = "segment-exists"
+FEES: Final = ("fee", "fee-burned")
+NO_ESCROW: Final = "insufficient-escrow"
+GIVE_BACK_S: Final = 15.0  # the longest that a put which failed waits for the ledger
+SWEPT_MAX: Final = 256  # of a contract's latest reservations: what killed puts left is looked for among them
 PRICE_SLACK_PPM: Final = 50_000  # a quote holds although the price rises by so much until the nodes are drawn
 PRICE_HEADROOM: Final = 2  # a new contract's limit, in multiples of the price that was quoted
 
@@ -134,6 +140,7 @@ class ContractDesk:
     _epochs: int = 0
     _sure: int = 0  # of the escrow: agreed on for this put, and not reserved yet
     _open: set[bytes] = field(default_factory=set)  # reservations not registered yet
+    _expired: list[bytes] = field(default_factory=list)  # reservations of earlier puts
     _one: asyncio.Lock = field(default_factory=asyncio.Lock)  # escrow is looked at and topped up by one segment at a time
 
     async def offer(self, data_bytes: int | None) -> Offer:
@@ -154,6 +161,20 @@ class ContractDesk:
         if not self.confirm(offer):
             raise InputError("the quote was not accepted: nothing was stored", hint="accept it with --yes")
         await self._agree(contract, offer)
+        await self._cancel(self._expired)
+
+    async def _left_behind(self, contract: Contract, epoch: int) -> list[bytes]:
+        """Reservations that have expired: nobody else gives back what a killed put had earmarked, and the room at its nodes."""
+        first = max(0, contract.reservations - SWEPT_MAX)
+        ids = [reservation_id(self._contract, counter) for counter in range(first, contract.reservations)]
+        found = await self.ledger.find_many([(RESERVATIONS, each) for each in ids])
+        return [each for each, made in zip(ids, found, strict=True) if made is not None and made.expires_epoch <= epoch]
+
+    async def _cancel(self, reservations: Iterable[bytes]) -> None:
+        """One by one: one that is closed already must not keep the others open."""
+        ids = sorted(reservations)
+        await self.ledger.submit_many(self.key, [CancelReservations([each]) for each in ids])
+        self._open.difference_update(ids)
 
     async def _look(self, data_bytes: int | None) -> tuple[Offer, Contract | None]:
         self._contract = contract_id(self.key.public, self.class_name)
@@ -166,6 +187,8 @@ class ContractDesk:
         self._epochs = parse_term(self.term or TERM, params.epoch_ms)
         if contract is not None and contract.cancelled_epoch >= 0:
             contract = None
+        if contract is not None and contract.reserved:
+            self._expired = await self._left_behind(contract, chain.epoch)
         offer = self._offer(data_bytes or 0, chain, contract, account or Account())
         if offer.balance < offer.deposit:
             raise InputError(
@@ -208,9 +231,9 @@ class ContractDesk:
         Raises:
             LedgerRefused: not enough nodes, or above the price limit.
         """
+        needed = quote(self._params, [fragment_bytes_max] * width, self._price, self._epochs).total
         async with self._one:
-            await self._cover(quote(self._params, [fragment_bytes_max] * width, self._price, self._epochs).total)
-            done = await self.ledger.submit(self.key, Reserve(self._contract, 1, width, m, fragment_bytes_max))
+            done = await self._paying(needed, Reserve(self._contract, 1, width, m, fragment_bytes_max))
         identifier = next(event.evidence for event in done.events if event.name == "reserved")
         self._open.add(identifier)
         reservation, ticket = await self.ledger.proven(RESERVATIONS, identifier)
@@ -224,11 +247,24 @@ class ContractDesk:
         draw = Draw(tuple(ids[:width]), tuple(ids[width:]), ())
         return Reserved(identifier, ticket, reservation.price, draw, tuple(reservation.bends))
 
+    async def _paying(self, needed: int, body: AnyBody) -> TxDone:
+        """Send what takes at most `needed` from the escrow, once more where another put of this home has used that up."""
+        await self._cover(needed)
+        try:
+            return await self.ledger.submit(self.key, body)
+        except LedgerRefused as refusal:
+            if refusal.refusal != NO_ESCROW:
+                raise
+        self._sure = 0
+        await self._cover(needed)
+        return await self.ledger.submit(self.key, body)
+
     async def _cover(self, needed: int) -> None:
         """See to it that the escrow has what a segment may take: for a stream, and what is reused, nothing was agreed."""
         if needed <= self._sure:
             self._sure -= needed
             return
+        self._sure = 0  # it is part of the escrow that is looked at now
         contract = await self.ledger.find(CONTRACTS, self._contract)
         missing = needed - (contract.escrow - contract.reserved if contract is not None else 0)
         if missing > 0:
@@ -255,14 +291,15 @@ class ContractDesk:
             receipts=list(receipts),
         )
         try:
-            await self.ledger.submit(self.key, RegisterSegments([entry]))
+            done = await self.ledger.submit(self.key, RegisterSegments([entry]))
         except LedgerRefused as refusal:
             if refusal.refusal != SEGMENT_EXISTS:
                 raise
+            await self._cancel([reserved.id])
             return await self.reuse(record.segment_id, record, set(range(len(record.stripes))))
         self._open.discard(reserved.id)
         self.spent.segments += 1
-        self._charge(_sizes_of(record, set(range(len(record.stripes)))), reserved.price, self._epochs)
+        self._charge(done, reserved.price)
         return None
 
     def payment(self) -> Payment:
@@ -278,11 +315,14 @@ class ContractDesk:
             sponsored=spent.sponsored,
         )
 
-    def _charge(self, sizes: list[int], price: int, epochs: int) -> None:
-        cost, self._paid_price = quote(self._params, sizes, price, epochs), price
-        self.spent.rent += cost.rent
-        self.spent.fee += cost.fee
-        self.spent.reserve += cost.reserve
+    def _charge(self, done: TxDone, price: int) -> None:
+        """What the ledger says that it took."""
+        self._paid_price = price
+        for event in done.events:
+            if event.contract == self._contract:
+                self.spent.rent += event.amount * (event.name == "rent")
+                self.spent.fee += event.amount * (event.name in FEES)
+                self.spent.reserve += event.amount * (event.name == "repair-reserve")
 
     # -- segments that are there already ----------------------------------------------------------------------------------
 
@@ -304,14 +344,14 @@ class ContractDesk:
         try:
             async with self._one:
                 if ours is None or wanted & ~ours.stripes:
-                    await self._cover(quote(self._params, sizes, segment.price, self._epochs).total)
-                    self._charge(sizes, segment.price, self._epochs)
-                    mask = wanted.to_bytes(8, "little")
-                    await self.ledger.submit(self.key, Sponsor(self._contract, segment_id, mask))
+                    needed = quote(self._params, sizes, segment.price, self._epochs).total
+                    body: AnyBody = Sponsor(self._contract, segment_id, wanted.to_bytes(8, "little"))
+                    self._charge(await self._paying(needed, body), segment.price)
                 elif ours.end_epoch < end:
-                    more = end - ours.end_epoch
-                    await self._cover(quote(self._params, sizes, max(segment.price, chain.price), self._epochs).total)
-                    await self.ledger.submit(self.key, ExtendSegments(self._contract, [segment_id], more))
+                    more, price = end - ours.end_epoch, max(ours.price, chain.price)
+                    needed = quote(self._params, sizes, price, self._epochs).total
+                    body = ExtendSegments(self._contract, [segment_id], more)
+                    self._charge(await self._paying(needed, body), price)
                 else:
                     return None
         except DDSError as error:
@@ -323,16 +363,25 @@ class ContractDesk:
     # -- the end ----------------------------------------------------------------------------------------------------------
 
     async def fail(self) -> None:
-        """Take back what the put did not use; what the ledger does not answer now, expires by itself."""
-        with contextlib.suppress(DDSError):
-            if self._open:
-                await self.ledger.submit(self.key, CancelReservations(sorted(self._open)))
-                self._open.clear()
-            contract = await self.ledger.find(CONTRACTS, self._contract)
-            unspent = min(self.spent.deposited - self.spent.total, contract.escrow if contract is not None else 0)
-            if unspent > 0:
-                await self.ledger.submit(self.key, WithdrawEscrow(self._contract, unspent))
-                self.spent.deposited -= unspent
+        """Take back what the put did not use. To be called when nothing of the put is under way any more.
+
+        Where the ledger does not answer in time, the deposit stays in the contract's escrow, and a later put under the same
+        contract uses it; reservations expire, and that put cancels them.
+        """
+        try:
+            async with asyncio.timeout(GIVE_BACK_S):
+                await self._give_back()
+        except (DDSError, TimeoutError) as error:
+            log.warning("what the put did not use is still in the contract's escrow: %s", error or "the ledger does not answer")
+
+    async def _give_back(self) -> None:
+        await self._cancel(self._open)
+        contract = await self.ledger.find(CONTRACTS, self._contract)
+        free = contract.escrow - contract.reserved if contract is not None else 0
+        unspent = min(self.spent.deposited - self.spent.total, free)
+        if unspent > 0:
+            await self.ledger.submit(self.key, WithdrawEscrow(self._contract, unspent))
+            self.spent.deposited -= unspent
 
 
 def open_desk(

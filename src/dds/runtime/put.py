@@ -123,6 +123,8 @@ class Put:
             if self.desk is not None:
                 await pay_for_reused(self.desk, self.catalog, self.network.name, packer.runs, self._notes)
         except BaseException:
+            self._stop = True
+            await self._cancel_all()  # before the money is counted: what is under way may still reserve or register
             if self.desk is not None:
                 await self.desk.fail()
             raise

@@ -1,0 +1,118 @@
+"""The desk that pays for a put, against a real ledger: whatever happens half-way, the money is where it belongs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from dds.erasure.geometry import Geometry
+from dds.ledger.records import ACCOUNTS, CONTRACTS, Contract, contract_id
+from dds.primitives.money import TOKEN
+from dds.runtime.contract_desk import ContractDesk, accept
+from dds.runtime.ledger_client import open_ledger
+from dds.wire.ledger import Transfer
+from tests.ledger_desk import CREATOR, CREATOR_TOKENS, NETWORK, OPERATOR, LedgerDesk, ledger_desk
+
+CLASS = "custom-2-1"
+FRAGMENT = 1 << 20
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Iterator[LedgerDesk]:
+    with ledger_desk(tmp_path) as made:
+        yield made
+
+
+@asynccontextmanager
+async def a_put(books: LedgerDesk) -> AsyncIterator[ContractDesk]:
+    async with open_ledger(books.home.client_config().ledger, network=NETWORK) as ledger:
+        yield ContractDesk(ledger, CREATOR, CLASS, Geometry(2, 1), "720", None, accept)
+
+
+def contract(books: LedgerDesk) -> Contract:
+    found = books.replica.find(CONTRACTS, contract_id(CREATOR.public, CLASS))
+    assert found is not None
+    return found
+
+
+def balance(books: LedgerDesk) -> int:
+    found = books.replica.find(ACCOUNTS, CREATOR.public)
+    assert found is not None
+    return found.balance
+
+
+def test_a_put_that_fails_gets_everything_back(books: LedgerDesk) -> None:
+    async def fails() -> None:
+        async with a_put(books) as desk:
+            await desk.begin(FRAGMENT)
+            await desk.reserve(3, 1, FRAGMENT)
+            await desk.reserve(3, 1, FRAGMENT)
+            assert balance(books) < CREATOR_TOKENS * TOKEN and contract(books).reserved > 0
+            await desk.fail()
+
+    asyncio.run(fails())
+    assert (contract(books).escrow, contract(books).reserved) == (0, 0)
+    assert balance(books) == CREATOR_TOKENS * TOKEN
+
+
+def test_a_reservation_that_is_closed_already_keeps_no_other_open(books: LedgerDesk) -> None:
+    async def fails() -> None:
+        async with a_put(books) as desk, a_put(books) as other:
+            await desk.begin(FRAGMENT)
+            first = await desk.reserve(3, 1, FRAGMENT)
+            await desk.reserve(3, 1, FRAGMENT)
+            await other.begin(0)
+            await other._cancel([first.id])
+            await desk.fail()
+
+    asyncio.run(fails())
+    assert contract(books).reserved == 0
+
+
+def test_what_a_killed_put_had_reserved_is_cancelled_by_the_next_once_it_has_expired(books: LedgerDesk) -> None:
+    async def is_killed() -> None:
+        async with a_put(books) as desk:
+            await desk.begin(FRAGMENT)
+            await desk.reserve(3, 1, FRAGMENT)
+
+    async def begins() -> None:
+        async with a_put(books) as desk:
+            await desk.begin(0)
+
+    asyncio.run(is_killed())
+    earmarked = contract(books).reserved
+    asyncio.run(begins())
+    assert contract(books).reserved == earmarked > 0  # it may be another put's, which goes on
+    books.pass_epochs(books.replica.params.reservation_epochs)
+    books.send(OPERATOR, Transfer(CREATOR.public, 1))  # a block of the later epoch
+    asyncio.run(begins())
+    assert contract(books).reserved == 0
+
+
+def test_two_puts_at_once_do_not_starve_each_other_of_escrow(books: LedgerDesk) -> None:
+    async def both() -> None:
+        async with a_put(books) as one, a_put(books) as two:
+            await one.begin(2 * FRAGMENT)
+            await two.begin(2 * FRAGMENT)  # finds the first one's deposit, and counts on it
+            for _ in range(2):
+                await one.reserve(3, 1, FRAGMENT)
+                await two.reserve(3, 1, FRAGMENT)
+
+    asyncio.run(both())
+    assert contract(books).reservations == 4 and contract(books).escrow >= contract(books).reserved
+
+
+def test_a_put_that_reserves_more_than_was_agreed_tops_up_each_time(books: LedgerDesk) -> None:
+    async def reserves() -> None:
+        async with a_put(books) as desk:
+            await desk.begin(2 * FRAGMENT)
+            for size in (10 * FRAGMENT, FRAGMENT, FRAGMENT):  # the first takes what was agreed, and more
+                await desk.reserve(3, 1, size)
+            await desk.fail()
+
+    asyncio.run(reserves())
+    assert balance(books) == CREATOR_TOKENS * TOKEN
