@@ -137,6 +137,24 @@ def test_settling_every_epoch_pays_what_settling_once_does(ledger: Storage) -> N
     assert paid(6) > 6 * paid(1), "the test would not see it"
 
 
+def test_what_was_carried_goes_with_its_holder(ledger: Storage) -> None:
+    _, chosen = ledger.store()
+    ledger.pass_until(3)
+    settle(ledger)
+    assert all(entry_of(ledger).carries), "an odd number of epochs leaves half a unit"
+    ledger.ok(ledger.nodes[chosen[1]], ReportLoss([Loss(ONE, 1)]))
+    assert [bool(carried) for carried in entry_of(ledger).carries] == [True, False, True]
+
+
+def test_an_extension_pays_for_what_was_carried_too(ledger: Storage) -> None:
+    ledger.store()
+    ledger.pass_until(3)
+    settle(ledger)  # epoch 1; three halves of a unit are carried
+    ledger.ok(ledger.anna, ExtendSegments(ledger.contract_id(), [ONE], TERM))
+    left = entry_of(ledger).end_epoch - 2
+    assert entry_of(ledger).prepaid == -(-3 * PRICE * left // 2) + 2
+
+
 def test_who_is_let_go_is_paid_for_what_is_closed(ledger: Storage) -> None:
     _, chosen = ledger.store()
     ledger.pass_until(6)
