@@ -107,6 +107,20 @@ def test_what_is_reserved_is_the_epochs_demand() -> None:
     assert ledger.state.chain.demand_price_max == ledger.contract().price_max
 
 
+def test_the_next_reservation_closes_those_that_expired_and_no_other(ledger: Storage) -> None:
+    old = ledger.reserve(count=2)
+    ledger.to_epoch(1)
+    (young,) = ledger.reserve()
+    expired = ledger.reservation(old[0])
+    ledger.to_epoch(expired.expires_epoch)
+    (new,) = ledger.reserve()
+    assert [ledger.state.find(RESERVATIONS, each) is None for each in (*old, young, new)] == [True, True, False, False]
+    assert ledger.contract().reserved == ledger.reservation(young).earmarked + ledger.reservation(new).earmarked
+    assert sum(ledger.node(number).promised_bytes for number in ledger.storing) == 2 * 3 * 2 * SLOT
+    assert [event.amount for event in ledger.named("unreserved")] == [expired.earmarked] * 2
+    ledger.assert_sound()
+
+
 def test_only_its_publisher_cancels_a_reservation_before_it_expires(ledger: Storage) -> None:
     (identifier,) = ledger.reserve()
     expires = ledger.reservation(identifier).expires_epoch

@@ -42,6 +42,7 @@ def open_contract(state: State, tx: Tx, body: OpenContract) -> None:
         escrow=body.deposit,
         opened_epoch=state.epoch,
         reservations=old.reservations if old else 0,  # goes on, so that no reservation id comes twice
+        swept=old.swept if old else 0,
     )
     state.put(CONTRACTS, identifier, opened)
     state.emit("contract-opened", contract=identifier, detail=body.class_name)

@@ -20,6 +20,7 @@ from dds.ledger.records import (
     RESERVATIONS,
     SEGMENTS,
     Assignment,
+    Contract,
     Holding,
     Reservation,
     Segment,
@@ -36,9 +37,10 @@ from dds.primitives.errors import NotEnoughNodes
 from dds.primitives.hashing import tagged_hash
 from dds.primitives.ids import NodeID
 from dds.primitives.units import SLOT_BYTES_MAX, STRIPES_PER_SEGMENT_MAX
-from dds.wire.ledger import CancelReservations, Redraw, Reserve, Tx
+from dds.wire.ledger import BATCH_MAX, CancelReservations, Redraw, Reserve, Tx
 
 SEED_TAG: Final = b"dds/placement/v1"
+SWEPT_MAX: Final = 2 * BATCH_MAX  # more than one transaction makes, so that what is left behind gets less
 INDEX_BYTES_MAX: Final = STRIPES_PER_SEGMENT_MAX * SLOT_BYTES_MAX  # more room than a segment can use is not held
 DEMAND_BYTES_MAX: Final = 1 << 62  # declared capacities are words: their sum must still fit into an entry
 
@@ -48,7 +50,8 @@ DEMAND_BYTES_MAX: Final = 1 << 62  # declared capacities are words: their sum mu
 
 def reserve(state: State, tx: Tx, body: Reserve) -> None:
     """Draw for `count` segments at the last clearing price, which is theirs until the reservation expires."""
-    contract, price = own_contract(state, body.contract, tx.sender), state.chain.price
+    own_contract(state, body.contract, tx.sender)
+    contract, price = _sweep(state, body.contract), state.chain.price
     require(body.loss_tolerance < body.width, "bad-geometry", f"{body.width} nodes, of which {body.loss_tolerance} may be lost")
     size = body.fragment_bytes_max
     require(0 < size <= INDEX_BYTES_MAX, "bad-geometry", f"an index has 1 to {INDEX_BYTES_MAX} bytes, not {size}")
@@ -70,6 +73,26 @@ def reserve(state: State, tx: Tx, body: Reserve) -> None:
         detail = "; ".join(made.bends) or "every spread rule holds"
         state.emit("reserved", amount=each, contract=body.contract, detail=detail, evidence=identifier)
     _note(state, body, each * body.count)
+
+
+def _sweep(state: State, contract_id: bytes) -> Contract:
+    """Close the contract's oldest reservations as far as they have expired: nobody else may come to do it.
+
+    They expire in the order of their numbers, and each number is passed once, so this costs no more than making them did.
+    """
+    contract = find_contract(state, contract_id)
+    swept, end = contract.swept, min(contract.reservations, contract.swept + SWEPT_MAX)
+    while swept < end:
+        identifier = reservation_id(contract_id, swept)
+        found = state.find(RESERVATIONS, identifier)
+        if found is not None and found.expires_epoch > state.epoch:
+            break
+        if found is not None:
+            _end_unused(state, identifier, found)
+        swept += 1
+    swept_contract = replace(find_contract(state, contract_id), swept=swept)
+    state.put(CONTRACTS, contract_id, swept_contract)
+    return swept_contract
 
 
 def _reservation(state: State, body: Reserve, price: int, found: Draw, earmarked: int) -> Reservation:
@@ -120,12 +143,16 @@ def cancel_reservations(state: State, tx: Tx, body: CancelReservations) -> None:
             "reservation-open",
             f"reservation {identifier.hex()[:16]} is another's until epoch {found.expires_epoch}; it is epoch {state.epoch}",
         )
-        close_reservation(state, identifier, found)
-        state.emit("unreserved", amount=found.earmarked, contract=found.contract, detail=f"reservation {identifier.hex()}")
+        _end_unused(state, identifier, found)
 
 
 def find_reservation(state: State, identifier: bytes) -> Reservation:
     return state.get(RESERVATIONS, identifier, "no-such-reservation", "reservation")
+
+
+def _end_unused(state: State, identifier: bytes, found: Reservation) -> None:
+    close_reservation(state, identifier, found)
+    state.emit("unreserved", amount=found.earmarked, contract=found.contract, detail=f"reservation {identifier.hex()}")
 
 
 def close_reservation(state: State, identifier: bytes, found: Reservation) -> None:
