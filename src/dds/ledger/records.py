@@ -113,6 +113,11 @@ class Contract(Message, frozen=True):
     swept: int = 0  # of its reservations the first so many are gone
     endowed: int = 0  # of the escrow: came from its endowment, so it pays rent and nothing else
 
+    @property
+    def withdrawable(self) -> int:
+        """What its publisher can take out of the escrow."""
+        return self.escrow - max(self.reserved, self.endowed)
+
 
 class Reservation(Message, frozen=True):
     contract: bytes

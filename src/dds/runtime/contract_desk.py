@@ -377,7 +377,7 @@ class ContractDesk:
     async def _give_back(self) -> None:
         await self._cancel(self._open)
         contract = await self.ledger.find(CONTRACTS, self._contract)
-        free = contract.escrow - contract.reserved if contract is not None else 0
+        free = contract.withdrawable if contract is not None else 0
         unspent = min(self.spent.deposited - self.spent.total, free)
         if unspent > 0:
             await self.ledger.submit(self.key, WithdrawEscrow(self._contract, unspent))
