@@ -55,6 +55,18 @@ def test_a_draw_names_each_node_once_and_says_which_rules_bend(ledger: Storage) 
     assert found.price == ledger.state.chain.price
 
 
+def test_a_draw_says_how_many_are_not_vetted(ledger: Storage) -> None:
+    ledger.reserve()
+    (event,) = ledger.named("reserved")
+    assert "vetted" not in event.detail  # all began with the network
+    for number in ledger.storing[:4]:
+        ledger.state.put_node(replace(ledger.node(number), genesis=False))
+    ledger.state.keep()
+    (identifier,) = ledger.reserve(width=6)
+    assert len(ledger.reservation(identifier).chosen) == 6
+    assert "4 of 6 nodes are not vetted yet" in ledger.named("reserved")[-1].detail
+
+
 def test_the_draw_follows_from_beacon_and_reservation(ledger: Storage) -> None:
     same = Storage()
     same.open()

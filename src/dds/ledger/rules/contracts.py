@@ -72,7 +72,7 @@ def withdraw_escrow(state: State, tx: Tx, body: WithdrawEscrow) -> None:
     require(
         body.amount <= own,
         "endowed",
-        f"of the escrow {format_tokens(contract.endowed)} came from the endowment for rent, {format_tokens(own)} can be withdrawn",
+        f"{format_tokens(contract.endowed)} of the escrow came from the endowment, for rent; {format_tokens(own)} are free",
     )
     state.put(CONTRACTS, body.contract, replace(contract, escrow=contract.escrow - body.amount))
     credit(state, tx.sender, body.amount, "refund", contract=body.contract, detail="withdrawn from escrow")

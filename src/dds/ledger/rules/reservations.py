@@ -29,6 +29,7 @@ from dds.ledger.records import (
 from dds.ledger.rules.funding import find_contract, own_contract, require_escrow, require_price
 from dds.ledger.rules.holding import promise, touch_living
 from dds.ledger.rules.settlement import put_at
+from dds.ledger.rules.standing import is_vetted, standing_of
 from dds.ledger.rules.weights import candidates
 from dds.ledger.rules.witnesses import beacon_of
 from dds.ledger.state import State
@@ -70,7 +71,7 @@ def reserve(state: State, tx: Tx, body: Reserve) -> None:
         drawn.update(made.chosen)
         full = _full(state, drawn, body.fragment_bytes_max, price)
         pool = [candidate for candidate in pool if candidate.node_id not in full]
-        detail = "; ".join(made.bends) or "every spread rule holds"
+        detail = "; ".join((*made.bends, *_unvetted(state, made.chosen))) or "every spread rule holds"
         state.emit("reserved", amount=each, contract=body.contract, detail=detail, evidence=identifier)
     _note(state, body, each * body.count)
 
@@ -107,6 +108,13 @@ def _reservation(state: State, body: Reserve, price: int, found: Draw, earmarked
         loss_tolerance=body.loss_tolerance,
         earmarked=earmarked,
     )
+
+
+def _unvetted(state: State, chosen: Sequence[int]) -> tuple[str, ...]:
+    """In words, that newcomers were drawn: they are meant to be few, and are many where vetted nodes do not suffice."""
+    params, now = state.params, state.epoch
+    new = sum(not is_vetted(state.node(number), standing_of(state, number), params, now) for number in chosen)
+    return (f"{new} of {len(chosen)} nodes are not vetted yet",) if new else ()
 
 
 def _note(state: State, body: Reserve, earmarked: int) -> None:
@@ -183,7 +191,13 @@ def redraw(state: State, tx: Tx, body: Redraw) -> None:
     segment = replace(segment, redraws=number)
     for index, drawn in zip(body.indices, _numbers(state, found.chosen), strict=True):
         segment = _pend(state, segment, index, drawn)
-        state.emit("redrawn", node=drawn, segment=body.segment_id, index=index, detail=f"draw {number}")
+        state.emit(
+            "redrawn",
+            node=drawn,
+            segment=body.segment_id,
+            index=index,
+            detail="; ".join((f"draw {number}", *_unvetted(state, [drawn]))),
+        )
     state.put(SEGMENTS, body.segment_id, segment)
 
 
