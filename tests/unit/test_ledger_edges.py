@@ -251,3 +251,14 @@ def test_extending_takes_the_last_clearing_price_where_that_is_higher(ledger: St
     ledger.ok(ledger.anna, ExtendSegments(ledger.contract_id(), [ONE], 1))
     entry = entry_of(ledger)
     assert (entry.price, entry.prepaid) == (2 * PRICE, 3 * PRICE * (TERM + 1))
+
+
+def test_joining_anew_takes_the_last_clearing_price_where_that_is_higher(ledger: Storage) -> None:
+    ledger.store()
+    ledger.state.set_chain(price=2 * PRICE)
+    ledger.state.keep()
+    for key in (ledger.anna, ledger.bert):
+        ledger.sponsor(key)
+    assert [entry.price for entry in ledger.segment().sponsors] == [2 * PRICE] * 2
+    assert ledger.segment().price == 2 * PRICE
+    ledger.assert_sound()

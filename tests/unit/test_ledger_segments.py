@@ -55,6 +55,18 @@ def test_a_draw_names_each_node_once_and_says_which_rules_bend(ledger: Storage) 
     assert found.price == ledger.state.chain.price
 
 
+def test_a_draw_says_how_many_are_not_vetted(ledger: Storage) -> None:
+    ledger.reserve()
+    (event,) = ledger.named("reserved")
+    assert "vetted" not in event.detail  # all began with the network
+    for number in ledger.storing[:4]:
+        ledger.state.put_node(replace(ledger.node(number), genesis=False))
+    ledger.state.keep()
+    (identifier,) = ledger.reserve(width=6)
+    assert len(ledger.reservation(identifier).chosen) == 6
+    assert "4 of 6 nodes are not vetted yet" in ledger.named("reserved")[-1].detail
+
+
 def test_the_draw_follows_from_beacon_and_reservation(ledger: Storage) -> None:
     same = Storage()
     same.open()
@@ -105,6 +117,20 @@ def test_what_is_reserved_is_the_epochs_demand() -> None:
     ledger.reserve(count=2, size=MIB)
     assert ledger.state.chain.demand_bytes == before + 2 * 3 * MIB
     assert ledger.state.chain.demand_price_max == ledger.contract().price_max
+
+
+def test_the_next_reservation_closes_those_that_expired_and_no_other(ledger: Storage) -> None:
+    old = ledger.reserve(count=2)
+    ledger.to_epoch(1)
+    (young,) = ledger.reserve()
+    expired = ledger.reservation(old[0])
+    ledger.to_epoch(expired.expires_epoch)
+    (new,) = ledger.reserve()
+    assert [ledger.state.find(RESERVATIONS, each) is None for each in (*old, young, new)] == [True, True, False, False]
+    assert ledger.contract().reserved == ledger.reservation(young).earmarked + ledger.reservation(new).earmarked
+    assert sum(ledger.node(number).promised_bytes for number in ledger.storing) == 2 * 3 * 2 * SLOT
+    assert [event.amount for event in ledger.named("unreserved")] == [expired.earmarked] * 2
+    ledger.assert_sound()
 
 
 def test_only_its_publisher_cancels_a_reservation_before_it_expires(ledger: Storage) -> None:

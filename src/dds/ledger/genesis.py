@@ -69,7 +69,8 @@ def apply_genesis(state: State, genesis: Genesis) -> None:
     """Fill an empty state; the caller commits its changes as height 0.
 
     Raises:
-        ConfigError: an account twice, a node without its operator, more money than the cap allows, bond that leaves before evidence is too old.
+        ConfigError: an account twice, a node without its operator, more money than the cap allows, bond that leaves before
+            evidence is too old.
     """
     supply = 0
     state.put(PARAMS, b"", genesis.params)

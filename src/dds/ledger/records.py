@@ -110,7 +110,13 @@ class Contract(Message, frozen=True):
     segments: int = 0  # sponsored now
     rent_bytes: int = 0  # that it sponsors now, over all nodes: what an endowment's spending goes by
     reserved: int = 0  # of the escrow: earmarked for its open reservations
+    swept: int = 0  # of its reservations the first so many are gone
     endowed: int = 0  # of the escrow: came from its endowment, so it pays rent and nothing else
+
+    @property
+    def withdrawable(self) -> int:
+        """What its publisher can take out of the escrow."""
+        return self.escrow - max(self.reserved, self.endowed)
 
 
 class Reservation(Message, frozen=True):

@@ -344,9 +344,10 @@ class ContractDesk:
         try:
             async with self._one:
                 if ours is None or wanted & ~ours.stripes:
-                    needed = quote(self._params, sizes, segment.price, self._epochs).total
+                    joins_at = max(segment.price, chain.price)
+                    needed = quote(self._params, sizes, joins_at, self._epochs).total
                     body: AnyBody = Sponsor(self._contract, segment_id, wanted.to_bytes(8, "little"))
-                    self._charge(await self._paying(needed, body), segment.price)
+                    self._charge(await self._paying(needed, body), joins_at)
                 elif ours.end_epoch < end:
                     more, price = end - ours.end_epoch, max(ours.price, chain.price)
                     needed = quote(self._params, sizes, price, self._epochs).total
@@ -377,7 +378,7 @@ class ContractDesk:
     async def _give_back(self) -> None:
         await self._cancel(self._open)
         contract = await self.ledger.find(CONTRACTS, self._contract)
-        free = contract.escrow - contract.reserved if contract is not None else 0
+        free = contract.withdrawable if contract is not None else 0
         unspent = min(self.spent.deposited - self.spent.total, free)
         if unspent > 0:
             await self.ledger.submit(self.key, WithdrawEscrow(self._contract, unspent))

@@ -225,9 +225,12 @@ def withdraw(session: Session, contract: ContractArgument, amount: AmountArgumen
 
     async def work(desk: Desk) -> None:
         identifier, record = await desk.contract(contract)
-        units = record.escrow - record.reserved if asked is None else asked
+        units = record.withdrawable if asked is None else asked
         if units == 0:
-            raise InputError("nothing in its escrow is free", hint="open reservations keep their part until they end")
+            raise InputError(
+                "nothing in its escrow is free",
+                hint="open reservations keep their part until they end, an endowment's money pays rent only",
+            )
         done = await desk.send(WithdrawEscrow(identifier, units))
         told(session, done, f"{format_tokens(units)} taken out", contract=id_text(identifier), amount=units)
 

@@ -42,6 +42,7 @@ def open_contract(state: State, tx: Tx, body: OpenContract) -> None:
         escrow=body.deposit,
         opened_epoch=state.epoch,
         reservations=old.reservations if old else 0,  # goes on, so that no reservation id comes twice
+        swept=old.swept if old else 0,
     )
     state.put(CONTRACTS, identifier, opened)
     state.emit("contract-opened", contract=identifier, detail=body.class_name)
@@ -71,14 +72,17 @@ def withdraw_escrow(state: State, tx: Tx, body: WithdrawEscrow) -> None:
     require(
         body.amount <= own,
         "endowed",
-        f"{format_tokens(contract.endowed)} of the escrow come from the endowment and pay rent only; {format_tokens(own)} are free",
+        f"{format_tokens(contract.endowed)} of the escrow came from the endowment, for rent; {format_tokens(own)} are free",
     )
     state.put(CONTRACTS, body.contract, replace(contract, escrow=contract.escrow - body.amount))
     credit(state, tx.sender, body.amount, "refund", contract=body.contract, detail="withdrawn from escrow")
 
 
 def cancel_contract(state: State, tx: Tx, body: CancelContract) -> None:
-    """The escrow returns at once, an endowment's part of it to its pool; what was paid in advance for later epochs when each segment is touched after this one."""
+    """The escrow returns at once, an endowment's part of it to its pool.
+
+    What was paid in advance for later epochs comes back when each segment is touched after this one.
+    """
     own_contract(state, body.contract, tx.sender)
     give_back(state, body.contract)
     contract = find_contract(state, body.contract)

@@ -45,7 +45,7 @@ def submit_evidence(state: State, tx: Tx, body: SubmitEvidence) -> None:
 def _punish_fraud(state: State, node: Node, finding: Finding, reporter: bytes) -> None:
     """All collateral of the assignment that it spoke of, where that is still the node's; bond once a node and epoch.
 
-    A broken disk may answer wrongly for many assignments at once: each loses its collateral, but the bond is not halved for each.
+    A broken disk may answer wrongly for many assignments at once: each loses its collateral, the bond is not halved for each.
     """
     if _still_holds(state, node.number, finding.segment_id, finding.index):
         release(

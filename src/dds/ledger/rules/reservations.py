@@ -20,6 +20,7 @@ from dds.ledger.records import (
     RESERVATIONS,
     SEGMENTS,
     Assignment,
+    Contract,
     Holding,
     Reservation,
     Segment,
@@ -28,6 +29,7 @@ from dds.ledger.records import (
 from dds.ledger.rules.funding import find_contract, own_contract, require_escrow, require_price
 from dds.ledger.rules.holding import promise, touch_living
 from dds.ledger.rules.settlement import put_at
+from dds.ledger.rules.standing import is_vetted, standing_of
 from dds.ledger.rules.weights import candidates
 from dds.ledger.rules.witnesses import beacon_of
 from dds.ledger.state import State
@@ -36,9 +38,10 @@ from dds.primitives.errors import NotEnoughNodes
 from dds.primitives.hashing import tagged_hash
 from dds.primitives.ids import NodeID
 from dds.primitives.units import SLOT_BYTES_MAX, STRIPES_PER_SEGMENT_MAX
-from dds.wire.ledger import CancelReservations, Redraw, Reserve, Tx
+from dds.wire.ledger import BATCH_MAX, CancelReservations, Redraw, Reserve, Tx
 
 SEED_TAG: Final = b"dds/placement/v1"
+SWEPT_MAX: Final = 2 * BATCH_MAX  # more than one transaction makes, so that what is left behind gets less
 INDEX_BYTES_MAX: Final = STRIPES_PER_SEGMENT_MAX * SLOT_BYTES_MAX  # more room than a segment can use is not held
 DEMAND_BYTES_MAX: Final = 1 << 62  # declared capacities are words: their sum must still fit into an entry
 
@@ -48,7 +51,8 @@ DEMAND_BYTES_MAX: Final = 1 << 62  # declared capacities are words: their sum mu
 
 def reserve(state: State, tx: Tx, body: Reserve) -> None:
     """Draw for `count` segments at the last clearing price, which is theirs until the reservation expires."""
-    contract, price = own_contract(state, body.contract, tx.sender), state.chain.price
+    own_contract(state, body.contract, tx.sender)
+    contract, price = _sweep(state, body.contract), state.chain.price
     require(body.loss_tolerance < body.width, "bad-geometry", f"{body.width} nodes, of which {body.loss_tolerance} may be lost")
     size = body.fragment_bytes_max
     require(0 < size <= INDEX_BYTES_MAX, "bad-geometry", f"an index has 1 to {INDEX_BYTES_MAX} bytes, not {size}")
@@ -67,9 +71,29 @@ def reserve(state: State, tx: Tx, body: Reserve) -> None:
         drawn.update(made.chosen)
         full = _full(state, drawn, body.fragment_bytes_max, price)
         pool = [candidate for candidate in pool if candidate.node_id not in full]
-        detail = "; ".join(made.bends) or "every spread rule holds"
+        detail = "; ".join((*made.bends, *_unvetted(state, made.chosen))) or "every spread rule holds"
         state.emit("reserved", amount=each, contract=body.contract, detail=detail, evidence=identifier)
     _note(state, body, each * body.count)
+
+
+def _sweep(state: State, contract_id: bytes) -> Contract:
+    """Close the contract's oldest reservations as far as they have expired: nobody else may come to do it.
+
+    They expire in the order of their numbers, and each number is passed once, so this costs no more than making them did.
+    """
+    contract = find_contract(state, contract_id)
+    swept, end = contract.swept, min(contract.reservations, contract.swept + SWEPT_MAX)
+    while swept < end:
+        identifier = reservation_id(contract_id, swept)
+        found = state.find(RESERVATIONS, identifier)
+        if found is not None and found.expires_epoch > state.epoch:
+            break
+        if found is not None:
+            _end_unused(state, identifier, found)
+        swept += 1
+    swept_contract = replace(find_contract(state, contract_id), swept=swept)
+    state.put(CONTRACTS, contract_id, swept_contract)
+    return swept_contract
 
 
 def _reservation(state: State, body: Reserve, price: int, found: Draw, earmarked: int) -> Reservation:
@@ -84,6 +108,13 @@ def _reservation(state: State, body: Reserve, price: int, found: Draw, earmarked
         loss_tolerance=body.loss_tolerance,
         earmarked=earmarked,
     )
+
+
+def _unvetted(state: State, chosen: Sequence[int]) -> tuple[str, ...]:
+    """In words, that newcomers were drawn: they are meant to be few, and are many where vetted nodes do not suffice."""
+    params, now = state.params, state.epoch
+    new = sum(not is_vetted(state.node(number), standing_of(state, number), params, now) for number in chosen)
+    return (f"{new} of {len(chosen)} nodes are not vetted yet",) if new else ()
 
 
 def _note(state: State, body: Reserve, earmarked: int) -> None:
@@ -120,12 +151,16 @@ def cancel_reservations(state: State, tx: Tx, body: CancelReservations) -> None:
             "reservation-open",
             f"reservation {identifier.hex()[:16]} is another's until epoch {found.expires_epoch}; it is epoch {state.epoch}",
         )
-        close_reservation(state, identifier, found)
-        state.emit("unreserved", amount=found.earmarked, contract=found.contract, detail=f"reservation {identifier.hex()}")
+        _end_unused(state, identifier, found)
 
 
 def find_reservation(state: State, identifier: bytes) -> Reservation:
     return state.get(RESERVATIONS, identifier, "no-such-reservation", "reservation")
+
+
+def _end_unused(state: State, identifier: bytes, found: Reservation) -> None:
+    close_reservation(state, identifier, found)
+    state.emit("unreserved", amount=found.earmarked, contract=found.contract, detail=f"reservation {identifier.hex()}")
 
 
 def close_reservation(state: State, identifier: bytes, found: Reservation) -> None:
@@ -156,7 +191,13 @@ def redraw(state: State, tx: Tx, body: Redraw) -> None:
     segment = replace(segment, redraws=number)
     for index, drawn in zip(body.indices, _numbers(state, found.chosen), strict=True):
         segment = _pend(state, segment, index, drawn)
-        state.emit("redrawn", node=drawn, segment=body.segment_id, index=index, detail=f"draw {number}")
+        state.emit(
+            "redrawn",
+            node=drawn,
+            segment=body.segment_id,
+            index=index,
+            detail="; ".join((f"draw {number}", *_unvetted(state, [drawn]))),
+        )
     state.put(SEGMENTS, body.segment_id, segment)
 
 

@@ -27,6 +27,7 @@ def sponsor(state: State, tx: Tx, body: Sponsor) -> None:
     segment = touch_living(state, body.segment_id)
     stripes, begins = int.from_bytes(body.stripes, "little"), state.epoch + 1
     _check_stripes(segment, stripes)
+    segment = replace(segment, price=max(segment.price, state.chain.price))  # or joining anew would keep an old price for ever
     require_price(contract, segment.price)
     at = _find(segment, body.contract)
     if at is None:
