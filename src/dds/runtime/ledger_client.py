@@ -132,6 +132,7 @@ class LedgerClient:
         self.host, self.network = host, network
         self._peers, self._genesis = peers, genesis
         self._seen: Head | None = None  # the newest
+        self._believed: tuple[bytes, Head] | None = None  # the last head that was verified, as it came
         self._height = 0  # no head that is asked for from now on may be older
         self._nonces: dict[bytes, int] = {}
         self._locks: dict[bytes, asyncio.Lock] = {}
@@ -320,12 +321,7 @@ class LedgerClient:
 
     def _believe(self, raw: bytes, oldest: int) -> Head:
         """A head that the pinned host has signed, of this ledger, not older than `oldest`."""
-        try:
-            head, signer = open_head(raw, self.network)
-        except FormatError as error:
-            raise self._broken(f"a head that does not hold: {error.message}") from None
-        if signer != self.host:
-            raise self._broken("a head that another key signed")
+        head = self._believed[1] if self._believed is not None and self._believed[0] == raw else self._opened(raw)
         if self._genesis is None:
             self._genesis = head.genesis_hash
         if head.genesis_hash != self._genesis:
@@ -335,6 +331,16 @@ class LedgerClient:
             raise self._broken(f"a ledger that went back: height {head.height} after {oldest}")
         if seen is None or head.height > seen.height:
             self._seen, self._height = head, max(self._height, head.height)
+        return head
+
+    def _opened(self, raw: bytes) -> Head:
+        try:
+            head, signer = open_head(raw, self.network)
+        except FormatError as error:
+            raise self._broken(f"a head that does not hold: {error.message}") from None
+        if signer != self.host:
+            raise self._broken("a head that another key signed")
+        self._believed = raw, head
         return head
 
     def _broken(self, problem: str) -> PeerProtocolError:
