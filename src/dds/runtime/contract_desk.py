@@ -236,7 +236,7 @@ class ContractDesk:
             done = await self._paying(needed, Reserve(self._contract, 1, width, m, fragment_bytes_max))
         identifier = next(event.evidence for event in done.events if event.name == "reserved")
         self._open.add(identifier)
-        reservation, ticket = await self.ledger.proven(RESERVATIONS, identifier)
+        (reservation, _), ticket = await self.ledger.proven([(RESERVATIONS, identifier), (CONTRACTS, self._contract)])
         if reservation is None:
             raise UnavailableError("the ledger has no such reservation any more", hint="run the same put again")
         if reservation.price > self._price:

@@ -245,15 +245,18 @@ class LedgerClient:
             values.append(None if entry.value is None else self._parse(entry.value, table.kind))
         return values
 
-    async def proven(self, table: Table[V], identifier: bytes) -> tuple[V | None, bytes]:
-        """An entry, and an EntriesReply's bytes that prove it to whoever trusts the same host."""
-        key = table.key(identifier)
+    async def proven(self, wanted: Sequence[tuple[Table[Any], bytes]]) -> tuple[list[Any], bytes]:
+        """A few entries under one head, and an EntriesReply's bytes that prove them to whoever trusts the same host."""
+        keys = [table.key(identifier) for table, identifier in wanted]
         oldest = self._height
-        request = EntriesRequest([key])
+        request = EntriesRequest(keys)
         reply = await _patiently(
             lambda: self._call("/v1/ledger/entries", request, EntriesReply, ENTRIES_REPLY_BYTES_MAX, READ_TIMEOUT_S)
         )
-        return cast("V | None", self._checked(reply, [(table, identifier)], oldest)[0]), encode(reply)
+        values = self._checked(reply, wanted, oldest)
+        if len(values) < len(keys):
+            raise self._broken(f"{len(values)} of {len(keys)} entries")
+        return values, encode(reply)
 
     # ---- the rest
 
