@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,10 @@ def dds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 def wallet(dds: Program) -> dict[str, Any]:
     found: dict[str, Any] = dds.json("wallet", "show")
     return found
+
+
+def reserved(dds: Program) -> int:
+    return sum(contract["reserved"] for contract in dds.json("contract", "list")["contracts"])
 
 
 def put(dds: Program, path: Path, *options: object) -> dict[str, Any]:
@@ -105,10 +111,28 @@ def test_a_put_that_fails_half_way_gets_its_money_back(dds: Program, tmp_path: P
         dds.heal()
 
 
+def test_a_put_that_is_interrupted_half_way_gets_its_money_back(dds: Program, tmp_path: Path) -> None:
+    before = wallet(dds)
+    names = dds.names()
+    dds.run("devnet", "pause", *names[: NODES - 4])  # connected and silent: the put can but wait
+    try:
+        running = dds.start("put", *CLASS, write_random(tmp_path / "stopped", 2_000_000, seed=10))
+        deadline = time.monotonic() + 30
+        while reserved(dds) == 0 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=60)
+        after = wallet(dds)
+        assert running.returncode == 130
+        assert (after["balance"], after["escrow"], reserved(dds)) == (before["balance"], before["escrow"], 0)
+    finally:
+        dds.heal()
+
+
 def test_reads_need_no_ledger(dds: Program, tmp_path: Path) -> None:
     path = write_random(tmp_path / "read", 1_000_000, seed=8)
     content = put(dds, path)["content"]
-    root = dds.home / "devnet" / "ledger"
+    root = dds.home / "devnet" / "ledger" / "host-0"
     (process,) = processes.find([root]).values()
     processes.kill([process])
     dds.run("get", content, "-o", tmp_path / "copy")

@@ -142,6 +142,31 @@ def test_looking_up_gives_what_the_state_gives(ledger: Ledger) -> None:
     assert asyncio.run(look_up(Port(ledger), lambda reader: asked_of(reader, NODE, 1))) == asked(ledger, 1)
 
 
+def test_what_challenges_have_in_common_is_fetched_once(ledger: Ledger) -> None:
+    assign(ledger, b"one", 3)
+    ledger.to_epoch(1)
+    port, known = Port(ledger), Entries()
+
+    async def twice() -> tuple[int, int]:
+        first = await look_up(port, lambda reader: asked_of(reader, NODE, 1), known)
+        calls = port.calls
+        assert await look_up(port, lambda reader: asked_of(reader, NODE, 1), known) == first == asked(ledger, 1)
+        return calls, port.calls
+
+    calls, after = asyncio.run(twice())
+    assert after == calls <= 4
+
+
+def test_entries_that_were_kept_are_not_mixed_with_those_of_a_later_epoch(ledger: Ledger) -> None:
+    assign(ledger, b"one", 3)
+    ledger.to_epoch(1)
+    known = Entries()
+    asyncio.run(look_up(Port(ledger), lambda reader: reader.find(CHAIN), known))
+    ledger.to_epoch(2)
+    with pytest.raises(UnavailableError):
+        asyncio.run(look_up(Port(ledger), lambda reader: asked_of(reader, NODE, 1), known))
+
+
 @pytest.mark.parametrize("moves_at", [2, 3, 4])
 def test_entries_of_two_epochs_are_never_mixed(ledger: Ledger, moves_at: int) -> None:
     assign(ledger, b"one", 3)

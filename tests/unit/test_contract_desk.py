@@ -11,11 +11,13 @@ import pytest
 
 from dds.erasure.geometry import Geometry
 from dds.ledger.records import ACCOUNTS, CONTRACTS, Contract, contract_id
+from dds.primitives.errors import UnavailableError
 from dds.primitives.money import TOKEN
 from dds.runtime.contract_desk import ContractDesk, accept
 from dds.runtime.ledger_client import open_ledger
 from dds.wire.ledger import Transfer
 from tests.ledger_desk import CREATOR, CREATOR_TOKENS, NETWORK, OPERATOR, LedgerDesk, ledger_desk
+from tests.store_kit import segment_of
 
 CLASS = "custom-2-1"
 FRAGMENT = 1 << 20
@@ -116,3 +118,15 @@ def test_a_put_that_reserves_more_than_was_agreed_tops_up_each_time(books: Ledge
 
     asyncio.run(reserves())
     assert balance(books) == CREATOR_TOKENS * TOKEN
+
+
+def test_a_put_that_relies_on_what_nobody_pays_for_fails(books: LedgerDesk) -> None:
+    record = segment_of([b"stored in an earlier life of the ledger"])
+
+    async def reuses() -> None:
+        async with a_put(books) as desk:
+            await desk.begin(FRAGMENT)
+            await desk.reuse(record.segment_id, record, {0})
+
+    with pytest.raises(UnavailableError, match="nobody is paid for it"):
+        asyncio.run(reuses())

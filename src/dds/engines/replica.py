@@ -49,6 +49,7 @@ class _Pending:
     staged: Staged
     record: BlockRecord | None
     txs: Sequence[TxEntry]
+    raws: Sequence[bytes] = ()  # as they came; the record has those that used their nonces up
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +170,14 @@ class Replica:
             began = begin_block(self._state, Context(height, time_ms))
             entries = [_epoch_entry(began)] if began else []
             results: list[TxResult] = []
-            for position, (raw, tx) in enumerate(zip(txs, opened, strict=True)):
+            kept: list[tuple[bytes, TxResult]] = []
+            for raw, tx in zip(txs, opened, strict=True):
                 used = isinstance(tx, Tx) and _nonce_fits(self._state, tx)
                 result = _apply(self._state, tx)
                 results.append(result)
-                entries.append(_tx_entry(position, raw, tx, result, used))
+                if isinstance(tx, Tx) and used:  # else it changed nothing: nobody shall fill the disk with what costs nothing
+                    entries.append(_tx_entry(len(kept), tx, result))
+                    kept.append((raw, result))
             staged = self._tree.stage(self._state.changes())
         except BaseException:  # a bug in a rule: the state must not keep half a block
             self._state.abandon()
@@ -181,11 +185,11 @@ class Replica:
         record = BlockRecord(
             time_ms,
             staged.root,
-            tuple(txs),
-            tuple(result.code for result in results),
-            tuple(result.message[:MESSAGE_CHARS_MAX] for result in results),
+            tuple(raw for raw, _ in kept),
+            tuple(result.code for _, result in kept),
+            tuple(result.message[:MESSAGE_CHARS_MAX] for _, result in kept),
         )
-        self._pending = _Pending(StoredHead(height, time_ms, staged.root, self.genesis_hash), staged, record, entries)
+        self._pending = _Pending(StoredHead(height, time_ms, staged.root, self.genesis_hash), staged, record, entries, txs)
         return BlockResult(tuple(results), began)
 
     @property
@@ -209,8 +213,7 @@ class Replica:
         self._state.committed()
         self._scratch = State(self._tree)
         self._pending = None
-        if pending.record is not None:
-            self._opener.forget(pending.record.txs)
+        self._opener.forget(pending.raws)
 
     def abandon(self) -> None:
         """Forget the applied block, if there is one."""
@@ -334,10 +337,8 @@ def _epoch_entry(events: Sequence[Event]) -> TxEntry:
     return TxEntry(b"", EPOCH_CHANGE, -1, False, [_event_entry(event) for event in events])
 
 
-def _tx_entry(position: int, raw: bytes, tx: Opened, result: TxResult, used: bool) -> TxEntry:
-    if isinstance(tx, FormatError):
-        return TxEntry(sha256(raw), "", position, False, ())
-    return TxEntry(tx.tx_id, _name_of(tx.body), position, used, [_event_entry(event) for event in result.events])
+def _tx_entry(position: int, tx: Tx, result: TxResult) -> TxEntry:
+    return TxEntry(tx.tx_id, _name_of(tx.body), position, True, [_event_entry(event) for event in result.events])
 
 
 def _event_entry(event: Event) -> EventEntry:

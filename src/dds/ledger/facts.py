@@ -39,6 +39,9 @@ class Entries:
     def __init__(self) -> None:
         self._found: dict[bytes, Any] = {}
 
+    def __len__(self) -> int:
+        return len(self._found)
+
     def put(self, key: Key, value: Any) -> None:
         """`value` None: the ledger has no such entry."""
         self._found[key[0].key(key[1])] = value

@@ -15,7 +15,6 @@ from dds.erasure.geometry import Geometry, stripe_shapes
 from dds.ledger.params import Params
 from dds.ledger.rent import Quote, quote
 from dds.primitives.errors import InputError
-from dds.primitives.money import TOKEN
 from dds.primitives.units import CHUNK_BYTES, KIB, MIB
 from dds.wire.ledger import EPOCH_MAX
 from dds.wire.segment import INDEX_ROW_BYTES, StripeShape
@@ -100,8 +99,3 @@ def parse_term(text: str, epoch_ms: int) -> int:
     if not 0 < epochs <= EPOCH_MAX:
         raise InputError(f"a term of {epochs} epochs is too long")
     return epochs
-
-
-def whole_tokens(amount: int) -> int:
-    """Rounded up: how much to put aside so that small puts need not top up each time."""
-    return -(-amount // TOKEN) * TOKEN

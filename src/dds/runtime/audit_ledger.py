@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from dds.ledger.facts import Entries, Key, NotLoaded, Reader
 from dds.ledger.params import Params
-from dds.ledger.records import CHAIN, PARAMS
+from dds.ledger.records import CHAIN, PARAMS, Chain
 from dds.primitives.errors import DDSError, UnavailableError
 from dds.primitives.keys import SigningKey
 from dds.runtime.logs import event
@@ -54,33 +54,39 @@ def wall_clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-async def look_up(port: LedgerPort, look: Callable[[Reader], T]) -> T:
+async def look_up(port: LedgerPort, look: Callable[[Reader], T], known: Entries | None = None) -> T:
     """`look` over proven entries, which are fetched as it asks for them.
+
+    Each request ends with the chain's entry, so that none is needed for the epoch alone. `known`: where entries are kept for
+    other looks in the same epoch; after an error it is to be given up.
 
     Raises:
         UnavailableError: the epoch changed meanwhile, so that entries of two epochs may have been mixed; try again.
         DDSError: the ledger cannot be asked.
     """
-    entries = Entries()
-    (chain,) = await port.find_many([CHAIN_KEY])
-    entries.put(CHAIN_KEY, chain)
+    entries = Entries() if known is None else known
     for _ in range(ROUNDS_MAX):
         try:
-            result = look(entries)
+            return look(entries)
         except NotLoaded as lack:
-            keys = list(dict.fromkeys(lack.keys))
-            for key, value in zip(keys, await port.find_many(keys), strict=True):
-                entries.put(key, value)
-        else:
-            await _check_epoch(port, entries)
-            return result
+            await _fetch(port, entries, [key for key in dict.fromkeys(lack.keys) if key != CHAIN_KEY])
     raise UnavailableError("the ledger's answers lead nowhere")
 
 
-async def _check_epoch(port: LedgerPort, entries: Entries) -> None:
-    (now,), before = await port.find_many([CHAIN_KEY]), entries.find(CHAIN)
+async def _fetch(port: LedgerPort, entries: Entries, keys: list[Key]) -> None:
+    """A long list takes several answers, so the first one begins with the chain, and every one ends with it."""
+    before: Chain | None
+    try:
+        before, asked = entries.find(CHAIN), [*keys, CHAIN_KEY]
+        values = await port.find_many(asked)
+    except NotLoaded:
+        before, *values = await port.find_many([CHAIN_KEY, *keys, CHAIN_KEY])
+        entries.put(CHAIN_KEY, before)
+    now = values.pop()
     if now is None or before is None or now.epoch != before.epoch:
         raise UnavailableError("the ledger's epoch changed while it was read")
+    for key, value in zip(keys, values, strict=True):
+        entries.put(key, value)
 
 
 class EpochClock:

@@ -71,6 +71,7 @@ TERM: Final = "720"  # epochs, when nobody says otherwise: 30 days of hours
 SEGMENT_EXISTS: Final = "segment-exists"
 FEES: Final = ("fee", "fee-burned")
 NO_ESCROW: Final = "insufficient-escrow"
+UNPAID_HINT: Final = "store it anew with --dedup off, or wait for the next epoch"
 GIVE_BACK_S: Final = 15.0  # the longest that a put which failed waits for the ledger
 SWEPT_MAX: Final = 256  # of a contract's latest reservations: what killed puts left is looked for among them
 PRICE_SLACK_PPM: Final = 50_000  # a quote holds although the price rises by so much until the nodes are drawn
@@ -236,7 +237,7 @@ class ContractDesk:
             done = await self._paying(needed, Reserve(self._contract, 1, width, m, fragment_bytes_max))
         identifier = next(event.evidence for event in done.events if event.name == "reserved")
         self._open.add(identifier)
-        reservation, ticket = await self.ledger.proven(RESERVATIONS, identifier)
+        (reservation, _), ticket = await self.ledger.proven([(RESERVATIONS, identifier), (CONTRACTS, self._contract)])
         if reservation is None:
             raise UnavailableError("the ledger has no such reservation any more", hint="run the same put again")
         if reservation.price > self._price:
@@ -271,16 +272,12 @@ class ContractDesk:
             await self.ledger.submit(self.key, TopUp(self._contract, missing))
             self.spent.deposited += missing
 
-    async def register(
-        self, reserved: Reserved, record: EncodingRecord, payload: bytes, receipts: Sequence[bytes]
-    ) -> str | None:
+    async def register(self, reserved: Reserved, record: EncodingRecord, payload: bytes, receipts: Sequence[bytes]) -> None:
         """Close the reservation with the nodes' receipts, by ascending index: from the next epoch on they are audited and paid.
-
-        Returns:
-            what is to be said about it.
 
         Raises:
             LedgerRefused
+            UnavailableError: the segment is there already, and cannot be paid for.
         """
         entry = SegmentEntry(
             reservation=reserved.id,
@@ -296,11 +293,11 @@ class ContractDesk:
             if refusal.refusal != SEGMENT_EXISTS:
                 raise
             await self._cancel([reserved.id])
-            return await self.reuse(record.segment_id, record, set(range(len(record.stripes))))
+            await self.reuse(record.segment_id, record, set(range(len(record.stripes))))
+            return
         self._open.discard(reserved.id)
         self.spent.segments += 1
         self._charge(done, reserved.price)
-        return None
 
     def payment(self) -> Payment:
         spent = self.spent
@@ -326,15 +323,15 @@ class ContractDesk:
 
     # -- segments that are there already ----------------------------------------------------------------------------------
 
-    async def reuse(self, segment_id: SegmentID, record: EncodingRecord, stripes: set[int]) -> str | None:
+    async def reuse(self, segment_id: SegmentID, record: EncodingRecord, stripes: set[int]) -> None:
         """Pay for the stripes of a stored segment that this put relies on, or extend what is paid for already.
 
-        Returns:
-            why it could not be: the content is stored, but nobody is paid for that part by this put.
+        Raises:
+            UnavailableError: it cannot be paid for, so that nobody would keep that part of the content.
         """
         segment = await self.ledger.find(SEGMENTS, segment_id)
         if segment is None:
-            return "a reused segment is not on the ledger: nobody is paid for it"
+            raise UnavailableError("a segment stored earlier is not on the ledger: nobody is paid for it", hint=UNPAID_HINT)
         wanted = sum(1 << stripe for stripe in stripes)
         ours = next((sponsor for sponsor in segment.sponsors if sponsor.contract == self._contract), None)
         chain = await self.ledger.find(CHAIN)
@@ -354,12 +351,11 @@ class ContractDesk:
                     body = ExtendSegments(self._contract, [segment_id], more)
                     self._charge(await self._paying(needed, body), price)
                 else:
-                    return None
-        except DDSError as error:
-            log.info("segment %s is not sponsored: %s", segment_id.hex()[:16], error)
-            return f"a reused segment could not be paid for: {error.message}"
+                    return
+        except LedgerRefused as refusal:
+            problem = f"a segment stored earlier cannot be paid for: {refusal.message}"
+            raise UnavailableError(problem, hint=UNPAID_HINT) from None
         self.spent.sponsored += 1
-        return None
 
     # -- the end ----------------------------------------------------------------------------------------------------------
 

@@ -56,11 +56,8 @@ TRASH_WINDOW_S: Final = 10
 CAPACITY_BYTES: Final = 20 * GIB
 DAEMON: Final = "dds.runtime.daemon"
 HOSTILE_DAEMON: Final = "dds.runtime.hostile"  # a test aid: serves altered bytes
-LEDGER_DAEMON: Final = "dds.runtime.ledger_daemon"
-LEDGER: Final = "ledger"  # what its process is called beside the nodes
 SETTLE_EPOCHS: Final = 2  # so that pay is seen soon
 EPOCH_MS_MIN: Final = 1_000
-LEDGERS: Final = ("embedded", "none")
 
 RUNNING, STOPPED, PAUSED, STARTING = "running", "stopped", "paused", "starting"
 

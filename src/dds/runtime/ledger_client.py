@@ -132,6 +132,7 @@ class LedgerClient:
         self.host, self.network = host, network
         self._peers, self._genesis = peers, genesis
         self._seen: Head | None = None  # the newest
+        self._believed: tuple[bytes, Head] | None = None  # the last head that was verified, as it came
         self._height = 0  # no head that is asked for from now on may be older
         self._nonces: dict[bytes, int] = {}
         self._locks: dict[bytes, asyncio.Lock] = {}
@@ -244,15 +245,18 @@ class LedgerClient:
             values.append(None if entry.value is None else self._parse(entry.value, table.kind))
         return values
 
-    async def proven(self, table: Table[V], identifier: bytes) -> tuple[V | None, bytes]:
-        """An entry, and an EntriesReply's bytes that prove it to whoever trusts the same host."""
-        key = table.key(identifier)
+    async def proven(self, wanted: Sequence[tuple[Table[Any], bytes]]) -> tuple[list[Any], bytes]:
+        """A few entries under one head, and an EntriesReply's bytes that prove them to whoever trusts the same host."""
+        keys = [table.key(identifier) for table, identifier in wanted]
         oldest = self._height
-        request = EntriesRequest([key])
+        request = EntriesRequest(keys)
         reply = await _patiently(
             lambda: self._call("/v1/ledger/entries", request, EntriesReply, ENTRIES_REPLY_BYTES_MAX, READ_TIMEOUT_S)
         )
-        return cast("V | None", self._checked(reply, [(table, identifier)], oldest)[0]), encode(reply)
+        values = self._checked(reply, wanted, oldest)
+        if len(values) < len(keys):
+            raise self._broken(f"{len(values)} of {len(keys)} entries")
+        return values, encode(reply)
 
     # ---- the rest
 
@@ -320,12 +324,7 @@ class LedgerClient:
 
     def _believe(self, raw: bytes, oldest: int) -> Head:
         """A head that the pinned host has signed, of this ledger, not older than `oldest`."""
-        try:
-            head, signer = open_head(raw, self.network)
-        except FormatError as error:
-            raise self._broken(f"a head that does not hold: {error.message}") from None
-        if signer != self.host:
-            raise self._broken("a head that another key signed")
+        head = self._believed[1] if self._believed is not None and self._believed[0] == raw else self._opened(raw)
         if self._genesis is None:
             self._genesis = head.genesis_hash
         if head.genesis_hash != self._genesis:
@@ -335,6 +334,16 @@ class LedgerClient:
             raise self._broken(f"a ledger that went back: height {head.height} after {oldest}")
         if seen is None or head.height > seen.height:
             self._seen, self._height = head, max(self._height, head.height)
+        return head
+
+    def _opened(self, raw: bytes) -> Head:
+        try:
+            head, signer = open_head(raw, self.network)
+        except FormatError as error:
+            raise self._broken(f"a head that does not hold: {error.message}") from None
+        if signer != self.host:
+            raise self._broken("a head that another key signed")
+        self._believed = raw, head
         return head
 
     def _broken(self, problem: str) -> PeerProtocolError:

@@ -50,6 +50,7 @@ from dds.wire.ledger_api import (
     EventRow,
     EventsReply,
     EventsRequest,
+    Head,
     ProvenEntry,
     SubmitReply,
     SubmitRequest,
@@ -161,7 +162,10 @@ class LedgerHost:
         return Response(200, self.signed_head())
 
     def signed_head(self) -> bytes:
-        head = self.engine.head()
+        return self._sign(self.engine.head())
+
+    def _sign(self, head: Head) -> bytes:
+        """Once a block, not once an answer: the same head has the same bytes."""
         if self._signed[0] != head.height:
             self._signed = (head.height, sign_head(self._key, head))
         return self._signed[1]
@@ -185,7 +189,7 @@ class LedgerHost:
             if room < 0 and entries:
                 break
             entries.append(ProvenEntry(value, proof))
-        return EntriesReply(sign_head(self._key, proven.head), entries)
+        return EntriesReply(self._sign(proven.head), entries)
 
     async def _events(self, _request: Request, message: EventsRequest) -> EventsReply:
         stored = await self._run(

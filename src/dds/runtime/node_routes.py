@@ -210,7 +210,7 @@ class NodeRoutes:
         admission, commit = self._faces.admission, message.commit
         if admission is None:
             raise InputError("this node is not paid: it knows no ledger", hint="it must name one in node.toml")
-        bytes_max = await admission.check(commit.contract, message.ticket, commit.encoding)
+        bytes_max = await admission.check(_writer(request), commit, message.ticket)
         return await self._make_permanent(request, commit, bytes_max)
 
     async def _make_permanent(self, request: Request, message: CommitRequest, bytes_max: int | None) -> CommitReply:

@@ -121,7 +121,7 @@ class Put:
             if self._segments.short is not None:
                 raise self._segments.short
             if self.desk is not None:
-                await pay_for_reused(self.desk, self.catalog, self.network.name, packer.runs, self._notes)
+                await pay_for_reused(self.desk, self.catalog, self.network.name, packer.runs)
         except BaseException:
             self._stop = True
             await self._cancel_all()  # before the money is counted: what is under way may still reserve or register

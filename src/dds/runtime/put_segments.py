@@ -195,8 +195,7 @@ class NewSegments:
 
     async def _register(self, segment: int, record: EncodingRecord, payload: bytes, receipts: list[bytes]) -> None:
         if self.desk is not None:
-            note = await self.desk.register(self._reserved[segment], record, payload, receipts)
-            self.notes += [note] if note else []
+            await self.desk.register(self._reserved[segment], record, payload, receipts)
 
     async def _end_sender(self, segment: int, sender: SegmentSender) -> None:
         kept = self.origin is not None and self.origin.keeps_spools

@@ -17,10 +17,12 @@ from dds.storage.catalog import Catalog
 from dds.wire.segment import decode_index
 
 
-async def pay_for_reused(
-    desk: ContractDesk, catalog: Catalog, network: str, runs: Sequence[PlacedRun], notes: list[str]
-) -> None:
-    """Sponsor every stripe of earlier segments that `runs` lie in; what cannot be paid for is added to `notes`."""
+async def pay_for_reused(desk: ContractDesk, catalog: Catalog, network: str, runs: Sequence[PlacedRun]) -> None:
+    """Sponsor every stripe of earlier segments that `runs` lie in.
+
+    Raises:
+        UnavailableError: one cannot be paid for.
+    """
     entries: dict[SegmentID, set[int]] = {}
     for run in runs:
         if isinstance(run.segment, bytes):
@@ -29,9 +31,7 @@ async def pay_for_reused(
         segment = await asyncio.to_thread(_segment, catalog, network, segment_id)
         if segment is None:
             continue  # forgotten meanwhile: a catalog is a memory, and the next put of this content sees to it
-        note = await desk.reuse(segment_id, segment.record, stripes_of(segment, wanted))
-        if note is not None and note not in notes:
-            notes.append(note)
+        await desk.reuse(segment_id, segment.record, stripes_of(segment, wanted))
 
 
 def _segment(catalog: Catalog, network: str, segment_id: SegmentID) -> Segment | None:

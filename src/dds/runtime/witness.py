@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, assert_never
 
-from dds.ledger.facts import Reader, asked_of, each, was_audited
+from dds.ledger.facts import Entries, Reader, asked_of, each, was_audited
 from dds.ledger.records import CHAIN, EPOCHS, NODES, NUMBERS, EpochRecord, number_key
 from dds.ledger.rules.witnesses import REVEAL_DELAY, beacon_commitment
 from dds.primitives.errors import DDSError, InputError, LedgerRefused, UnavailableError
@@ -64,6 +64,7 @@ GRACE_PART: Final = 0.05
 REPORT_UNTIL_PART: Final = 0.8  # of the epoch after: no attempt begins later
 REPORT_PAUSE_PART: Final = 0.02  # before the second attempt; doubled each time
 QUESTIONS_AT_ONCE: Final = 8
+ENTRIES_KEPT_MAX: Final = 1024  # of the ledger, in memory for the next challenge
 
 LookAt = Callable[[Asked, tuple[Target, ...]], Awaitable[tuple[tuple[Target, Held], ...]]]  # runtime/recheck.py; never raises
 
@@ -78,6 +79,7 @@ class _Watch:
     replies: dict[int, asyncio.Future[AuditReply]] = field(default_factory=dict)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     vote: Vote | None = None
+    known: Entries = field(default_factory=Entries)  # what challenges of this epoch have in common
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # effects of one event are performed before those of the next
 
 
@@ -236,8 +238,11 @@ class Witness:
         asked: Asked | None = None
         try:
             async with self._questions:
-                asked = await look_up(self._ledger, lambda reader: asked_of(reader, number, watch.machine.epoch))
+                if len(watch.known) > ENTRIES_KEPT_MAX:
+                    watch.known = Entries()
+                asked = await look_up(self._ledger, lambda reader: asked_of(reader, number, watch.machine.epoch), watch.known)
         except DDSError as error:
+            watch.known = Entries()
             event(_log, logging.WARNING, "a challenge cannot be derived", node=id_text(node_id), error=error)
         await self._happen(watch, Derived(node_id, asked))
 
