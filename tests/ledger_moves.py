@@ -95,7 +95,12 @@ MOVES: Final[dict[str, tuple[Move, int]]] = {  # with how often
     "WitnessReport": (witness_report, 3),
     "SubmitEvidence": (submit_evidence, 1),
 }
-MAY_BE_REFUSED: Final = {"Reserve": {"not-enough-nodes"}, "Redraw": {"not-enough-nodes"}}  # the draw is not foreseen
+MAY_BE_REFUSED: Final = {  # the draw is not foreseen, nor what of an escrow came from an endowment
+    "Reserve": {"not-enough-nodes"},
+    "Redraw": {"not-enough-nodes"},
+    "ExtendSegments": {"not-endowed"},
+    "WithdrawEscrow": {"endowed"},
+}
 
 
 def act(w: World, rng: Random, name: str) -> TxResult | None:

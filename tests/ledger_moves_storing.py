@@ -177,9 +177,10 @@ def sponsor(w: World, rng: Random) -> Attempt | None:
             entry = old or msgspec.structs.replace(
                 segment.sponsors[0], contract=contract_name, stripes=0, start_epoch=begins, end_epoch=begins, prepaid=0
             )
-            wanted = msgspec.structs.replace(entry, stripes=entry.stripes | stripes, price=max(entry.price, segment.price))
+            price = max(segment.price, w.chain.price)
+            wanted = msgspec.structs.replace(entry, stripes=entry.stripes | stripes, price=max(entry.price, price))
             end = max(entry.end_epoch, begins + contract.term_epochs)
-            cheap = segment.price <= contract.price_max and _affordable(w, contract, segment, wanted, end) is not None
+            cheap = price <= contract.price_max and _affordable(w, contract, segment, wanted, end) is not None
             if cheap and (old or len(segment.sponsors) < w.params.sponsors_max):
                 return w.keys[contract.publisher], wire.Sponsor(contract_name, name, stripes.to_bytes(8, "little"))
     return None

@@ -181,7 +181,13 @@ class Watch:
             got = paid.pop((segment_id, index), 0)
             assert got == sum(int(each) for each in due.values()), f"{due} due, {got} paid: {index} of {before}"
             left, stays = _carried(after, index) if after else {}, same and now.state == Holding.ACTIVE
-            for each in left.keys() & due.keys():
+            begun = {entry.contract: entry.start_epoch for entry in before.sponsors}
+            again = (
+                {entry.contract for entry in after.sponsors if entry.start_epoch != begun.get(entry.contract)}
+                if after
+                else set()
+            )
+            for each in left.keys() & due.keys() - again:
                 assert left[each] == (due[each] % 1 if stays else 0), f"{due} due, {left} carried"
 
     def _end_of(self, entry: SponsorEntry) -> int:

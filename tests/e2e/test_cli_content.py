@@ -151,7 +151,7 @@ def test_a_liar_is_named_and_its_bytes_replaced(dds: Program, tmp_path: Path) ->
 
 def test_devnet_status_has_exactly_the_documented_keys(dds: Program) -> None:
     told = dds.json("devnet", "status")
-    assert list(told) == ["nodes"]
+    assert list(told) == ["nodes", "ledger"] and told["ledger"] is None
     assert all(list(row) == STATUS_KEYS for row in told["nodes"])
     assert [row["name"] for row in told["nodes"]] == [f"node-{number:02}" for number in range(17)]
     assert {row["state"] for row in told["nodes"]} == {"running"}

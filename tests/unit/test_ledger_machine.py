@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from dds.ledger.genesis import GENESIS_VERSION, Genesis, GenesisAccount, apply_genesis
-from dds.ledger.machine import Context, TxResult, apply_block
+from dds.ledger.machine import RULES, Context, TxResult, apply_block
 from dds.ledger.money import balance
 from dds.ledger.params import Params
 from dds.ledger.state import State
 from dds.primitives.keys import SigningKey
-from dds.wire.ledger import Transfer, sign_tx
+from dds.wire.ledger import Transfer, Tx, sign_tx
 
 ANNA, BERT = SigningKey(b"a" * 32), SigningKey(b"b" * 32)
 NETWORK = "test"
@@ -40,6 +40,27 @@ def test_a_refused_transaction_changes_no_balance_and_uses_its_nonce_up(state: S
     refused, replayed = apply(state, too_much, too_much)
     assert (refused.code, replayed.code) == ("insufficient-balance", "bad-nonce")
     assert (balance(state, ANNA.public), balance(state, BERT.public)) == (1000, 0)
+
+
+@pytest.mark.parametrize(
+    "mistake", [AssertionError, IndexError, KeyError, OverflowError, TypeError, ValueError, ZeroDivisionError]
+)
+def test_a_mistake_in_a_rule_is_an_outcome_that_changes_nothing_but_the_nonce(
+    state: State, monkeypatch: pytest.MonkeyPatch, mistake: type[Exception]
+) -> None:
+    sound = RULES[Transfer]
+
+    def mistaken(state: State, tx: Tx, body: Transfer) -> None:
+        sound(state, tx, body)
+        if body.amount == 13:
+            raise mistake
+
+    monkeypatch.setitem(RULES, Transfer, mistaken)
+    results = apply(
+        state, *(sign_tx(ANNA, NETWORK, nonce, Transfer(BERT.public, amount)) for nonce, amount in enumerate((1, 13, 2)))
+    )
+    assert [result.code for result in results] == ["", "internal", ""]
+    assert balance(state, BERT.public) == 3
 
 
 def test_a_replayed_transaction_moves_nothing(state: State) -> None:

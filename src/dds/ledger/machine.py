@@ -2,8 +2,9 @@
 
 Decides the life of a transaction (parse, signature, nonce, rule, kept or taken back) and of an epoch. The rules themselves are
 in `rules/`. A transaction whose signature and nonce hold is used up even when its rule refuses it, so that nobody can replay it
-later. Time is the block's; nothing depends on where one block ends and the next begins: an epoch in which nothing happened is
-the same whether blocks ticked through it or not.
+later; when a rule makes a mistake of ours, that is an outcome too, the same on every machine. Time is the block's; nothing
+depends on where one block ends and the next begins: an epoch in which nothing happened is the same whether blocks ticked
+through it or not.
 Source: docs/spec/ledger.md, "Blocks".
 """
 
@@ -122,6 +123,8 @@ EPOCH_STEPS: Final[tuple[EpochStep, ...]] = (
 )
 
 OK: Final = ""
+INTERNAL: Final = "internal"
+MISTAKES: Final = (ArithmeticError, AssertionError, LookupError, TypeError, ValueError)  # of ours; deterministic ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +193,9 @@ def apply_tx(state: State, tx: Tx) -> TxResult:
     except Refused as refusal:
         state.drop()
         return TxResult(refusal.code, refusal.message)
+    except MISTAKES as mistake:  # the same everywhere, so it is an outcome too: a chain must not stop for a transaction
+        state.drop()
+        return TxResult(INTERNAL, f"a mistake in the ledger's rules: {type(mistake).__name__}")
     return TxResult(OK, "", tuple(state.keep()))
 
 
