@@ -216,9 +216,8 @@ class Witness:
                 self._begin(watch, self._recheck(watch, asked, targets))
             case Accuse(evidence):
                 self._begin(watch, self._accuse(evidence))
-            case Keep(number, asked_count, proven):
-                epoch = watch.machine.epoch
-                await self._on_disk(self._disk.note_proven, epoch, number, asked_count, proven)
+            case Keep():
+                await self._keep(watch.machine.epoch, effect)
             case Reply(request, reply):
                 _settle(watch.replies.get(request), reply)
             case Refuse(request, why):
@@ -227,6 +226,13 @@ class Witness:
                 watch.vote = effect
             case _:
                 assert_never(effect)
+
+    async def _keep(self, epoch: int, what: Keep) -> None:
+        """Only a restart needs it: where the disk fails, the node is answered and counted all the same."""
+        try:
+            await self._on_disk(self._disk.note_proven, epoch, what.number, what.asked, what.proven)
+        except DDSError as error:
+            event(_log, logging.ERROR, "what a node proved could not be noted", epoch=epoch, node=what.number, error=error)
 
     def _begin(self, watch: _Watch, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
