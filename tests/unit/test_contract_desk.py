@@ -15,7 +15,7 @@ from dds.primitives.errors import UnavailableError
 from dds.primitives.money import TOKEN
 from dds.runtime.contract_desk import ContractDesk, accept
 from dds.runtime.ledger_client import open_ledger
-from dds.wire.ledger import Transfer
+from dds.wire.ledger import OpenContract, Transfer
 from tests.ledger_desk import CREATOR, CREATOR_TOKENS, NETWORK, OPERATOR, LedgerDesk, ledger_desk
 from tests.store_kit import segment_of
 
@@ -30,9 +30,9 @@ def books(tmp_path: Path) -> Iterator[LedgerDesk]:
 
 
 @asynccontextmanager
-async def a_put(books: LedgerDesk) -> AsyncIterator[ContractDesk]:
+async def a_put(books: LedgerDesk, term: str = "720") -> AsyncIterator[ContractDesk]:
     async with open_ledger(books.home.client_config().ledger, network=NETWORK) as ledger:
-        yield ContractDesk(ledger, CREATOR, CLASS, Geometry(2, 1), "720", None, accept)
+        yield ContractDesk(ledger, CREATOR, CLASS, Geometry(2, 1), term, None, accept)
 
 
 def contract(books: LedgerDesk) -> Contract:
@@ -130,3 +130,14 @@ def test_a_put_that_relies_on_what_nobody_pays_for_fails(books: LedgerDesk) -> N
 
     with pytest.raises(UnavailableError, match="nobody is paid for it"):
         asyncio.run(reuses())
+
+
+def test_a_put_keeps_the_term_and_the_price_limit_that_its_contract_was_given(books: LedgerDesk) -> None:
+    books.send(CREATOR, OpenContract(CLASS, 2, 1, 48, 1_400, 0))
+
+    async def begins() -> None:
+        async with a_put(books, term="") as desk:
+            await desk.begin(FRAGMENT)
+
+    asyncio.run(begins())
+    assert (contract(books).term_epochs, contract(books).price_max) == (48, 1_400)

@@ -130,8 +130,8 @@ class ContractDesk:
     key: SigningKey
     class_name: str
     geometry: Geometry
-    term: str  # "30d", or a number of epochs
-    price_max: int | None  # per MiB-epoch; None: PRICE_HEADROOM x the price quoted
+    term: str  # "30d", or a number of epochs; empty: the contract's, or TERM
+    price_max: int | None  # per MiB-epoch; None: the contract's, or PRICE_HEADROOM x the price quoted
     confirm: Confirm
     spent: Spent = field(default_factory=Spent)
     _params: Params = field(default_factory=Params)
@@ -185,9 +185,12 @@ class ContractDesk:
         if params is None or chain is None:
             raise UnavailableError("the ledger has no parameters yet", hint="is it set up? dds ledger status")
         self._params = params
-        self._epochs = parse_term(self.term or TERM, params.epoch_ms)
         if contract is not None and contract.cancelled_epoch >= 0:
             contract = None
+        if contract is not None and not self.term:  # nobody says otherwise
+            self._epochs = contract.term_epochs
+        else:
+            self._epochs = parse_term(self.term or TERM, params.epoch_ms)
         if contract is not None and contract.reserved:
             self._expired = await self._left_behind(contract, chain.epoch)
         offer = self._offer(data_bytes or 0, chain, contract, account or Account())
@@ -199,7 +202,9 @@ class ContractDesk:
         return offer, contract
 
     def _offer(self, data_bytes: int, chain: Chain, contract: Contract | None, account: Account) -> Offer:
-        limit = chain.price * PRICE_HEADROOM if self.price_max is None else self.price_max
+        limit = self.price_max
+        if limit is None:
+            limit = chain.price * PRICE_HEADROOM if contract is None else contract.price_max
         self._price = min(limit, chain.price + share_ppm(chain.price, PRICE_SLACK_PPM))
         bound = put_quote(self._params, self.geometry, data_bytes, self._price, self._epochs)
         if chain.price > limit:
