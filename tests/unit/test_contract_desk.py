@@ -13,9 +13,12 @@ from dds.erasure.geometry import Geometry
 from dds.ledger.records import ACCOUNTS, CONTRACTS, Contract, contract_id
 from dds.primitives.errors import UnavailableError
 from dds.primitives.money import TOKEN
+from dds.runtime import contract_desk
 from dds.runtime.contract_desk import ContractDesk, accept
 from dds.runtime.ledger_client import open_ledger
+from dds.wire.codec import decode
 from dds.wire.ledger import OpenContract, Transfer
+from dds.wire.ledger_api import EntriesReply, Head, open_head
 from tests.ledger_desk import CREATOR, CREATOR_TOKENS, NETWORK, OPERATOR, LedgerDesk, ledger_desk
 from tests.store_kit import segment_of
 
@@ -141,3 +144,21 @@ def test_a_put_keeps_the_term_and_the_price_limit_that_its_contract_was_given(bo
 
     asyncio.run(begins())
     assert (contract(books).term_epochs, contract(books).price_max) == (48, 1_400)
+
+
+def test_a_ticket_is_proven_anew_when_an_upload_takes_long(books: LedgerDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def takes_long() -> None:
+        async with a_put(books) as desk:
+            await desk.begin(FRAGMENT)
+            reserved = await desk.reserve(3, 1, FRAGMENT)
+            assert await desk.ticket(reserved) == reserved.ticket
+            books.send(CREATOR, Transfer(OPERATOR.public, 1))  # the ledger goes on
+            monkeypatch.setattr(contract_desk, "TICKET_RENEWED_S", 0.0)
+            renewed = await desk.ticket(reserved)
+            assert head_of(renewed).height > head_of(reserved.ticket).height
+
+    asyncio.run(takes_long())
+
+
+def head_of(ticket: bytes) -> Head:
+    return open_head(decode(ticket, EntriesReply).head, NETWORK)[0]

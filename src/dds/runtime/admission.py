@@ -21,7 +21,7 @@ import msgspec
 
 from dds.ledger.records import CONTRACTS, NUMBERS, RESERVATIONS, Reservation, Table, V
 from dds.ledger.tree import verify_proof
-from dds.primitives.errors import DDSError, FormatError, PaymentRequired
+from dds.primitives.errors import DDSError, FormatError, PaymentRequired, UnavailableError
 from dds.primitives.hashing import sha256
 from dds.primitives.ids import ID_BYTES, NodeID
 from dds.runtime.ledger_client import LedgerClient
@@ -51,6 +51,7 @@ class Admission:
 
         Raises:
             PaymentRequired: no ticket, or one that does not hold; the message says why.
+            UnavailableError: this node cannot reach its ledger, which it asks once for its number.
         """
         identifier = commit.contract[:ID_BYTES]
         head, reservation = self._open(identifier, ticket, writer)
@@ -91,7 +92,7 @@ class Admission:
                 try:
                     found = await self._ledger.find(NUMBERS, self._node_id)
                 except DDSError as error:
-                    raise PaymentRequired(f"this node cannot reach its ledger: {error.message}") from None
+                    raise UnavailableError(f"this node cannot reach its ledger: {error.message}") from None
                 if found is None:
                     raise PaymentRequired("this node is not registered on the ledger", hint="dds stake register")
                 self._number = found.number

@@ -33,6 +33,7 @@ from dds.ledger.records import (
     Account,
     Chain,
     Contract,
+    Reservation,
     contract_id,
     number_key,
     reservation_id,
@@ -68,6 +69,7 @@ from dds.wire.segment import EncodingRecord
 log = logging.getLogger(__name__)
 
 TERM: Final = "720"  # epochs, when nobody says otherwise: 30 days of hours
+TICKET_RENEWED_S: Final = 120.0  # nodes take one for ten minutes (runtime/admission.py)
 SEGMENT_EXISTS: Final = "segment-exists"
 FEES: Final = ("fee", "fee-burned")
 NO_ESCROW: Final = "insufficient-escrow"
@@ -98,6 +100,7 @@ class Reserved:
 
     id: bytes
     ticket: bytes  # proves it to the nodes
+    proven_s: float  # when, by the loop's clock
     price: int  # per MiB-epoch
     draw: Draw
     bends: tuple[str, ...]
@@ -242,7 +245,7 @@ class ContractDesk:
             done = await self._paying(needed, Reserve(self._contract, 1, width, m, fragment_bytes_max))
         identifier = next(event.evidence for event in done.events if event.name == "reserved")
         self._open.add(identifier)
-        (reservation, _), ticket = await self.ledger.proven([(RESERVATIONS, identifier), (CONTRACTS, self._contract)])
+        reservation, ticket = await self._prove(identifier)
         if reservation is None:
             raise UnavailableError("the ledger has no such reservation any more", hint="run the same put again")
         if reservation.price > self._price:
@@ -251,7 +254,17 @@ class ContractDesk:
         nodes = await self.ledger.find_many([(NODES, number_key(number)) for number in numbers])
         ids = [NodeID(node.node_id) for node in nodes]
         draw = Draw(tuple(ids[:width]), tuple(ids[width:]), ())
-        return Reserved(identifier, ticket, reservation.price, draw, tuple(reservation.bends))
+        return Reserved(identifier, ticket, _now_s(), reservation.price, draw, tuple(reservation.bends))
+
+    async def ticket(self, reserved: Reserved) -> bytes:
+        """A ticket that is young enough for the nodes, however long the upload took."""
+        if _now_s() - reserved.proven_s < TICKET_RENEWED_S:
+            return reserved.ticket
+        return (await self._prove(reserved.id))[1]
+
+    async def _prove(self, identifier: bytes) -> tuple[Reservation | None, bytes]:
+        (reservation, _), ticket = await self.ledger.proven([(RESERVATIONS, identifier), (CONTRACTS, self._contract)])
+        return reservation, ticket
 
     async def _paying(self, needed: int, body: AnyBody) -> TxDone:
         """Send what takes at most `needed` from the escrow, once more where another put of this home has used that up."""
@@ -399,6 +412,10 @@ def open_desk(
     return ContractDesk(
         LedgerClient(client, host, network=network), key, name, geometry, options.term, options.price_max, confirm
     )
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def accept(_offer: Offer) -> bool:

@@ -175,6 +175,8 @@ class NewSegments:
         encoding = sign(self.network.key, ENCODING_TAG, self.network.name, payload)
         self.encoded_bytes += sum(fragment.size for row in closed.record.records for fragment in row)
         try:
+            if self.desk is not None:
+                sender.ticket = await self.desk.ticket(self._reserved[segment])
             outcome: SegmentOutcome = await sender.finish(closed.record, encoding, manifest)
             await self._register(segment, closed.record, payload, outcome.receipts)
         except NotEnoughNodes as error:
