@@ -152,7 +152,7 @@ def test_a_ticket_is_proven_anew_when_an_upload_takes_long(books: LedgerDesk, mo
             await desk.begin(FRAGMENT)
             reserved = await desk.reserve(3, 1, FRAGMENT)
             assert await desk.ticket(reserved) == reserved.ticket
-            books.send(CREATOR, Transfer(OPERATOR.public, 1))  # the ledger goes on
+            await asyncio.to_thread(books.send, CREATOR, Transfer(OPERATOR.public, 1))  # the ledger goes on
             monkeypatch.setattr(contract_desk, "TICKET_RENEWED_S", 0.0)
             renewed = await desk.ticket(reserved)
             assert head_of(renewed).height > head_of(reserved.ticket).height
