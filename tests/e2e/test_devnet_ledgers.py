@@ -12,7 +12,7 @@ from dds.runtime.devnet_guard import guard
 from tests.comet_net import needs_cometbft
 from tests.e2e.devnet_cli import Program
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("devnet-ledgers")]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("ledger-engines")]
 
 PARTS = {
     "nats": ["nats-0", "nats-1", "nats-2", "host-0", "host-1"],

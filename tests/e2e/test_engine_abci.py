@@ -24,7 +24,7 @@ from dds.storage.ledger_home import LedgerConfig
 from dds.wire.ledger import Transfer, sign_tx
 from tests.comet_net import KEYS, NETWORK, Member, comet_net, genesis_now, needs_cometbft, wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("comet"), needs_cometbft]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("ledger-engines"), needs_cometbft]
 
 
 @asynccontextmanager

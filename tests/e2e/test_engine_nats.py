@@ -32,7 +32,7 @@ from dds.wire.ledger_block import sign_block
 from tests.nats_cluster import Cluster, nats_cluster
 from tests.nats_host import ANNA, BERT, EPOCH_MS, FUNDS, KEYS, small_genesis, transfer
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("nats")]
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("ledger-engines")]
 
 NEXT_ACK_S_MAX = 25.0
 MAJORITY_BACK_S = 30.0

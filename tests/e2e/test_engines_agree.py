@@ -25,7 +25,7 @@ from tests.comet_net import Member, comet_net, needs_cometbft, wait_until
 from tests.ledger_workload import NETWORK, ROUND_TXS, SENDERS, TXS_EACH, busy_genesis, rounds
 from tests.nats_cluster import Cluster, nats_cluster
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("engines-agree")]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("ledger-engines")]
 
 HOSTS = tuple(SigningKey(bytes([number]) * 32) for number in (1, 2))
 CAUGHT_UP_S = 60.0
