@@ -100,6 +100,39 @@ def wait_until(condition: Callable[[], bool], *, timeout_s: float = 60) -> None:
         time.sleep(0.01)
 
 
+@dataclass
+class Daemon:
+    """The home's origin daemon."""
+
+    dds: Program
+    process: subprocess.Popen[bytes]
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(30)
+
+    def jobs(self) -> list[dict[str, Any]]:
+        jobs: list[dict[str, Any]] = self.dds.json("node", "status")["jobs"]
+        return jobs
+
+    def state_of(self, content: str) -> str:
+        return next((job["state"] for job in self.jobs() if job["content"] == content), "")
+
+
+@contextmanager
+def running_origin(dds: Program) -> Iterator[Daemon]:
+    state = dds.home / "node" / "state.json"
+    state.unlink(missing_ok=True)
+    with dds.start("node", "run") as process:
+        try:
+            wait_until(state.exists)
+            yield Daemon(dds, process)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                assert process.wait(30) == 0
+
+
 def write_random(path: Path, size: int, *, seed: int) -> Path:
     """A file of incompressible bytes, the same for the same seed."""
     source = random.Random(seed)

@@ -7,12 +7,9 @@ import asyncio
 import os
 import random
 import shutil
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,7 +20,7 @@ from dds.storage.home import Home, load_node_config, parse_host_port, write_node
 from dds.transport.client import PeerClient
 from dds.wire.codec import encode
 from dds.wire.origin import OriginPut
-from tests.e2e.devnet_cli import Program, running_devnet, same_file, wait_until, write_random
+from tests.e2e.devnet_cli import Program, running_devnet, running_origin, same_file, wait_until, write_random
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("origin")]
 
@@ -49,39 +46,6 @@ def a_reader(dds: Program, home: Path) -> Program:
 @pytest.fixture(scope="module")
 def reader(dds: Program, tmp_path_factory: pytest.TempPathFactory) -> Program:
     return a_reader(dds, tmp_path_factory.mktemp("reader") / "home")
-
-
-@dataclass
-class Daemon:
-    """The home's origin daemon."""
-
-    dds: Program
-    process: subprocess.Popen[bytes]
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(30)
-
-    def jobs(self) -> list[dict[str, Any]]:
-        jobs: list[dict[str, Any]] = self.dds.json("node", "status")["jobs"]
-        return jobs
-
-    def state_of(self, content: str) -> str:
-        return next((job["state"] for job in self.jobs() if job["content"] == content), "")
-
-
-@contextmanager
-def running_origin(dds: Program) -> Iterator[Daemon]:
-    state = dds.home / "node" / "state.json"
-    state.unlink(missing_ok=True)
-    with dds.start("node", "run") as process:
-        try:
-            wait_until(state.exists)
-            yield Daemon(dds, process)
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                assert process.wait(30) == 0
 
 
 def test_a_reader_is_served_by_the_put_itself_while_the_nodes_take_their_time(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from dds.primitives.money import TOKEN
 from dds.runtime import processes
 from dds.storage.home import load_client_config, write_client_config
-from tests.e2e.devnet_cli import Program, running_devnet, same_file, write_random
+from tests.e2e.devnet_cli import Program, running_devnet, running_origin, same_file, wait_until, write_random
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("paid")]
 
@@ -127,6 +127,15 @@ def test_a_put_that_is_interrupted_half_way_gets_its_money_back(dds: Program, tm
         assert (after["balance"], after["escrow"], reserved(dds)) == (before["balance"], before["escrow"], 0)
     finally:
         dds.heal()
+
+
+def test_what_is_handed_to_the_origin_daemon_is_paid_for_too(dds: Program, tmp_path: Path) -> None:
+    dds.run("node", "init", "--role", "origin")
+    before = wallet(dds)
+    with running_origin(dds) as origin:
+        content = dds.text("put", *CLASS, "--ack", "fast", write_random(tmp_path / "fast", 1_000_000, seed=10))
+        wait_until(lambda: origin.state_of(content) == "done")
+    assert wallet(dds)["total"] < before["total"]
 
 
 def test_reads_need_no_ledger(dds: Program, tmp_path: Path) -> None:

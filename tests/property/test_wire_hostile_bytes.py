@@ -42,6 +42,7 @@ PARSERS: dict[str, Callable[[bytes], object]] = {
         kind.__name__: lambda raw, kind=kind: decode(raw, kind)  # type: ignore[misc]
         for kind in (
             *(api.ErrorReply, api.PeersReply, api.StageManyReply, api.StagedReply, api.CommitRequest, api.CommitReply),
+            *(api.PaidCommitRequest,),
             *(api.ManifestRequest, api.ManifestReply, api.ContentReply, api.SegmentReply, api.HoldingRequest),
             *(api.HoldingReply, api.ReadRequest, api.LeavesRequest, api.LeavesReply, Signed, Receipt),
             *(origin.OriginPut, origin.OriginJob, origin.OriginJobs),

@@ -316,7 +316,8 @@ class Origin:
             job.saved = msgspec.structs.replace(job.saved, is_enough=True, result=told)
             job.tasks.append(asyncio.create_task(self._is_enough(job, network, holders)))
 
-        desk = open_desk(network.client, network.name, self._config.ledger, self._identity, options, confirm=accept)
+        ledger = self._home.client_config().ledger if self._home.config_file.exists() else ""
+        desk = open_desk(network.client, network.name, ledger, self._identity, options, confirm=accept)
         put = Put(network, catalog, self._home.spool_dir, options, on_progress, serve=False, on_enough=on_enough, desk=desk)
         key = tagged_hash(b"dds/origin-job/v1", self._identity.public, job.id.encode())
         source = KeptSource(job.blocks, _source(asked).name, key)
