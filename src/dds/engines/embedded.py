@@ -1,6 +1,6 @@
 """The ledger of one trusted operator: a sequencer in this process, which makes a block of what has come.
 
-Decides the order (of arrival), when a block is made and what time it has. A block holds what came within 5 ms of its first
+Decides the order (of arrival), when a block is made and what time it has. A block holds what came within 1 ms of its first
 transaction, at most BLOCK_TXS_MAX and BLOCK_BYTES_MAX; while one is applied the next gathers. At each epoch boundary there is a
 block even when nobody sent anything, so that epochs end. What is no transaction at all is refused and never kept.
 
@@ -26,7 +26,7 @@ from dds.primitives.errors import DDSError, FormatError, LimitError, Unavailable
 from dds.primitives.units import MIB
 from dds.wire.ledger_api import BLOCK_BYTES_MAX, BLOCK_TXS_MAX, Head
 
-GATHER_S: Final = 0.005  # a block waits so long for more after its first transaction
+GATHER_S: Final = 0.001  # a block waits so long for more after its first transaction
 CLOCK_CHECK_S: Final = 1.0  # the longest wait without a look at the clock: it may be set, or the machine have slept
 RETRY_S: Final = 1.0  # after the disk failed
 QUEUE_TXS_MAX: Final = 20_000

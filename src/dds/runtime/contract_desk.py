@@ -70,6 +70,7 @@ log = logging.getLogger(__name__)
 
 TERM: Final = "720"  # epochs, when nobody says otherwise: 30 days of hours
 TICKET_RENEWED_S: Final = 120.0  # nodes take one for ten minutes (runtime/admission.py)
+CONTRACT_EXISTS: Final = "contract-exists"
 SEGMENT_EXISTS: Final = "segment-exists"
 FEES: Final = ("fee", "fee-burned")
 NO_ESCROW: Final = "insufficient-escrow"
@@ -143,6 +144,8 @@ class ContractDesk:
     _paid_price: int = 0  # of the last segment
     _epochs: int = 0
     _sure: int = 0  # of the escrow: agreed on for this put, and not reserved yet
+    _agreed: list[AnyBody] = field(default_factory=list)  # not sent yet
+    _deposit: int = 0  # that is in it
     _open: set[bytes] = field(default_factory=set)  # reservations not registered yet
     _expired: list[bytes] = field(default_factory=list)  # reservations of earlier puts
     _one: asyncio.Lock = field(default_factory=asyncio.Lock)  # escrow is looked at and topped up by one segment at a time
@@ -164,7 +167,7 @@ class ContractDesk:
         offer, contract = await self._look(data_bytes)
         if not self.confirm(offer):
             raise InputError("the quote was not accepted: nothing was stored", hint="accept it with --yes")
-        await self._agree(contract, offer)
+        self._agree(contract, offer)
         await self._cancel(self._expired)
 
     async def _left_behind(self, contract: Contract, epoch: int) -> list[bytes]:
@@ -219,18 +222,31 @@ class ContractDesk:
         deposit = max(0, bound.total - escrow)
         return Offer(bound, chain.price, limit, chain.reference, escrow, account.balance, deposit, self._params.epoch_ms)
 
-    async def _agree(self, contract: Contract | None, offer: Offer) -> None:
+    def _agree(self, contract: Contract | None, offer: Offer) -> None:
+        """What the ledger is told with the first thing that is paid for: a put that stores nothing moves nothing."""
         k, m = self.geometry
         if contract is None:
-            body = OpenContract(self.class_name, k, m, self._epochs, offer.price_max, offer.deposit)
-            await self.ledger.submit(self.key, body)
+            self._agreed = [OpenContract(self.class_name, k, m, self._epochs, offer.price_max, offer.deposit)]
         else:
             if (contract.term_epochs, contract.price_max) != (self._epochs, offer.price_max):
-                await self.ledger.submit(self.key, SetContract(self._contract, self._epochs, offer.price_max))
+                self._agreed.append(SetContract(self._contract, self._epochs, offer.price_max))
             if offer.deposit:
-                await self.ledger.submit(self.key, TopUp(self._contract, offer.deposit))
-        self.spent.deposited += offer.deposit
-        self._sure = offer.quote.total
+                self._agreed.append(TopUp(self._contract, offer.deposit))
+        self._deposit, self._sure = offer.deposit, offer.quote.total
+
+    async def _send(self, body: AnyBody) -> TxDone:
+        agreed, self._agreed = self._agreed, []
+        *before, done = await self.ledger.submit_many(self.key, [*agreed, body])
+        for refusal in before:
+            if isinstance(refusal, LedgerRefused) and refusal.refusal != CONTRACT_EXISTS:
+                raise refusal
+        if any(isinstance(each, LedgerRefused) for each in before):  # another put of this home has just opened it
+            self._agreed = [TopUp(self._contract, self._deposit)] if self._deposit else []
+            return done if isinstance(done, TxDone) else await self._send(body)
+        self.spent.deposited += self._deposit if agreed else 0
+        if isinstance(done, LedgerRefused):
+            raise done
+        return done
 
     # -- new segments -----------------------------------------------------------------------------------------------------
 
@@ -270,13 +286,13 @@ class ContractDesk:
         """Send what takes at most `needed` from the escrow, once more where another put of this home has used that up."""
         await self._cover(needed)
         try:
-            return await self.ledger.submit(self.key, body)
+            return await self._send(body)
         except LedgerRefused as refusal:
             if refusal.refusal != NO_ESCROW:
                 raise
         self._sure = 0
         await self._cover(needed)
-        return await self.ledger.submit(self.key, body)
+        return await self._send(body)
 
     async def _cover(self, needed: int) -> None:
         """See to it that the escrow has what a segment may take: for a stream, and what is reused, nothing was agreed."""
@@ -287,7 +303,7 @@ class ContractDesk:
         contract = await self.ledger.find(CONTRACTS, self._contract)
         missing = needed - (contract.escrow - contract.reserved if contract is not None else 0)
         if missing > 0:
-            await self.ledger.submit(self.key, TopUp(self._contract, missing))
+            await self._send(TopUp(self._contract, missing))
             self.spent.deposited += missing
 
     async def register(self, reserved: Reserved, record: EncodingRecord, payload: bytes, receipts: Sequence[bytes]) -> None:
