@@ -19,7 +19,7 @@ from dds.engines.nats import CLOCK_AHEAD_MS_MAX, NatsEngine
 from dds.engines.nats_log import NatsLog
 from dds.engines.port import Outcome
 from dds.engines.replica import Replica
-from dds.ledger.machine import RULES
+from dds.ledger.machine import RULES, TxResult
 from dds.ledger.records import ACCOUNTS
 from dds.ledger.state import State
 from dds.primitives.errors import ConfigError, CorruptError, UnavailableError
@@ -28,7 +28,7 @@ from dds.primitives.keys import SigningKey
 from dds.runtime.ledger_engines import open_engine
 from dds.storage.ledger_home import LedgerConfig
 from dds.wire.ledger import Transfer, Tx
-from dds.wire.ledger_block import sign_block
+from dds.wire.ledger_block import Block, sign_block
 from tests.nats_cluster import Cluster, nats_cluster
 from tests.nats_host import ANNA, BERT, EPOCH_MS, FUNDS, KEYS, small_genesis, transfer
 
@@ -170,6 +170,29 @@ async def test_two_hosts_at_once_apply_every_transaction_exactly_once_in_one_ord
     assert_same(anna, bert)
     done = [raw for _, block in anna.replica.blocks() for raw, code in zip(block.txs, block.codes, strict=True) if not code]
     assert sorted(done) == sorted(mine + theirs)
+
+
+async def test_what_waits_while_a_block_is_durable_and_not_told_of_yet_is_answered(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anna = await ledger.host(0)
+    apply = anna._apply
+
+    def late(height: int, block: Block | None) -> tuple[TxResult, ...]:
+        results = apply(height, block)
+        time.sleep(0.03)  # in the engine's own thread: the block is on disk, and nobody knows
+        return results
+
+    monkeypatch.setattr(anna, "_apply", late)
+
+    async def some_time_after(at_s: float, raw: bytes) -> Outcome:
+        await asyncio.sleep(at_s)  # so that some come while the block before is in that state
+        return (await anna.submit([raw]))[0]
+
+    raws = ledger.transfers(0, 30)
+    async with asyncio.timeout(15):
+        outcomes = await asyncio.gather(*(some_time_after(0.005 * at, raw) for at, raw in enumerate(raws)))
+    assert all(outcome.ok for outcome in outcomes)
 
 
 async def test_a_stale_sequencer_is_refused(ledger: Ledger) -> None:

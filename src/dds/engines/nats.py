@@ -88,6 +88,8 @@ class NatsEngine:
         self._proposal: _Proposal | None = None
         self._work = asyncio.Event()  # something waits for a block
         self._moved = asyncio.Event()  # replaced with every entry that was applied
+        # Up to here waiters have been told. The replica is ahead of it while a block is durable and its thread not back yet.
+        self._settled = replica.height
         self._tasks: list[asyncio.Task[None]] = []
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="ledger")  # stop waits for it: no block is cut in two
         self._closing = False
@@ -119,8 +121,8 @@ class NatsEngine:
             raise
 
     async def _catch_up(self, height: int) -> None:
-        while self._replica.height < height:
-            await self._beyond(self._replica.height, APPLY_S)
+        while self._settled < height:
+            await self._beyond(self._settled, APPLY_S)
             if self.fault is not None:
                 raise self.fault
 
@@ -222,7 +224,7 @@ class NatsEngine:
         await self._append(base, raw)
 
     async def _append(self, base: int, raw: bytes) -> None:
-        while self._replica.height == base:
+        while self._settled <= base:
             patience_s = APPLY_S
             try:
                 await self._log.append(raw, after=base)
@@ -315,14 +317,15 @@ class NatsEngine:
         elif proposal is not None:
             for waiting, outcome in zip(proposal.txs, outcomes(entry.sequence, results), strict=True):
                 _answer(waiting, outcome)
+        self._settled = entry.sequence
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
 
     async def _beyond(self, height: int, patience_s: float) -> None:
-        """Wait until a block after `height` is applied, `patience_s` at most; no longer when none will be."""
+        """Wait until a block after `height` is applied and told of, `patience_s` at most; no longer when none will be."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience_s):
-                while self._replica.height <= height and self.fault is None:
+                while self._settled <= height and self.fault is None:
                     await self._moved.wait()
 
     # -- coming to an end ---------------------------------------------------------------------------------------------------
