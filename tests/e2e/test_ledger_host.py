@@ -158,12 +158,6 @@ async def test_genesis_and_blocks_are_to_be_had_for_a_replay(ledger: LedgerClien
     assert missing.value.status == 404
 
 
-async def test_the_epoch_clock_says_when_the_epoch_ends(ledger: LedgerClient) -> None:
-    clock = await ledger.epoch_clock()
-    assert clock.ends_ms - clock.begins_ms == clock.epoch_ms == 60_000
-    assert clock.begins_ms <= clock.time_ms < clock.ends_ms
-
-
 async def test_health_and_metrics_say_how_the_ledger_is(host: tuple[LedgerHost, str], ledger: LedgerClient) -> None:
     await ledger.submit(ANNA, Transfer(BERT.public, 5))
     health = json.loads(await ledger._get("/healthz", 4096, 5))

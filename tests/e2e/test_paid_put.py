@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -117,9 +116,7 @@ def test_a_put_that_is_interrupted_half_way_gets_its_money_back(dds: Program, tm
     dds.run("devnet", "pause", *names[: NODES - 4])  # connected and silent: the put can but wait
     try:
         running = dds.start("put", *CLASS, write_random(tmp_path / "stopped", 2_000_000, seed=10))
-        deadline = time.monotonic() + 30
-        while reserved(dds) == 0 and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_until(lambda: reserved(dds) > 0, timeout_s=30)
         running.send_signal(signal.SIGINT)
         running.communicate(timeout=60)
         after = wallet(dds)

@@ -115,7 +115,7 @@ class AbciServer:
         for request in requests:
             try:
                 answers += frame(self._application.answer(request))
-            except Exception as error:
+            except Exception as error:  # ours or not: unanswered, CometBFT would wait for ever; told so, it stops and says why
                 _log.error("cannot answer CometBFT's %s", request.WhichOneof("value"), exc_info=not isinstance(error, DDSError))
                 answers += frame(Response(exception=ResponseException(error=str(error))))
                 return bytes(answers), True

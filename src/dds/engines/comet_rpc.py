@@ -8,7 +8,6 @@ Source: CometBFT v0.38, docs/rpc; rpc/jsonrpc/server/http_json_handler.go.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -89,7 +88,7 @@ class CometRpc:
         try:
             async with self._session.post(self._address, json=calls) as response:
                 answers = _answers.decode(await _read(response))
-        except (aiohttp.ClientError, OSError, asyncio.TimeoutError, msgspec.MsgspecError) as error:  # noqa: UP041
+        except (aiohttp.ClientError, OSError, msgspec.MsgspecError) as error:  # a timeout is an OSError
             raise UnavailableError(f"CometBFT at {self._address} does not answer: {error or type(error).__name__}") from None
         answers = answers if isinstance(answers, list) else [answers]
         if len(answers) != len(calls) and all(answer.error is None for answer in answers):

@@ -184,7 +184,7 @@ class EmbeddedEngine:
             done = iter(self._commit(time_ms, sound))
         except DDSError:
             raise
-        except Exception:
+        except Exception:  # a bug of ours in one transaction must not cost the others their block
             _log.exception("unexpected error in block %d", self._replica.height + 1)
             done = iter([self._alone(time_ms, raw) for raw in sound])
         return [next(done) if fault is None else _malformed(fault) for fault in faults]
@@ -206,7 +206,7 @@ class EmbeddedEngine:
             return self._commit(time_ms, [raw])[0]
         except DDSError:
             raise
-        except Exception:
+        except Exception:  # nothing of it was committed; its sender is told, the sequencer goes on
             _log.exception("unexpected error in a transaction")
             return Outcome(0, "internal", "unexpected error; the ledger's log has it")
 

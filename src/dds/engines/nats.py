@@ -243,7 +243,7 @@ class NatsEngine:
             try:
                 self._replica.simulate(time_ms, raws[:count])
                 return min(count, len(raws))
-            except Exception:
+            except Exception:  # a bug of ours: in the log it would stop every host
                 logger.exception("unexpected error in %d transactions", count)
         self._replica.simulate(time_ms, [])
         return 0
@@ -336,7 +336,7 @@ class NatsEngine:
             await part
         except DDSError as error:
             self._stop_for(error)
-        except Exception as error:
+        except Exception as error:  # unknown, so this host may differ from the others: it stops rather than go on
             logger.exception("the ledger host stops")
             self._stop_for(CorruptError(f"a fault of the ledger host itself: {error!r}"))
 

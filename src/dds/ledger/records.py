@@ -136,7 +136,7 @@ class Holding(IntEnum):
 
     PENDING = 0  # drawn; no receipt yet
     ACTIVE = 1  # receipted: counts for inventory, audits and pay
-    DRAINING = 2
+    DRAINING = 2  # leaving, still provable; no rule enters it yet, its number is kept for the one that will
     FREED = 3  # ended; nobody holds this index now
 
 

@@ -241,7 +241,9 @@ class ContractDesk:
             if isinstance(refusal, LedgerRefused) and refusal.refusal != CONTRACT_EXISTS:
                 raise refusal
         if any(isinstance(each, LedgerRefused) for each in before):  # another put of this home has just opened it
-            self._agreed = [TopUp(self._contract, self._deposit)] if self._deposit else []
+            if self._deposit:
+                await self.ledger.submit(self.key, TopUp(self._contract, self._deposit))
+                self.spent.deposited += self._deposit
             return done if isinstance(done, TxDone) else await self._send(body)
         self.spent.deposited += self._deposit if agreed else 0
         if isinstance(done, LedgerRefused):

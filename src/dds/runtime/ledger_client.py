@@ -100,17 +100,6 @@ class LedgerEvent:
     event: Event
 
 
-@dataclass(frozen=True, slots=True)
-class EpochClock:
-    """Where the ledger's time stands: `epoch` lasts from `begins_ms` to `ends_ms`, and the last block was at `time_ms`."""
-
-    epoch: int
-    epoch_ms: int
-    begins_ms: int
-    ends_ms: int
-    time_ms: int
-
-
 @asynccontextmanager
 async def open_ledger(address: str, *, network: str, key: SigningKey | None = None) -> AsyncIterator[LedgerClient]:
     """A client of the ledger whose host is `address`, "NODEID@host:port". `key` is only for TLS; anonymous where it is None.
@@ -265,11 +254,6 @@ class LedgerClient:
         oldest = self._height
         raw = await _patiently(lambda: self._get("/v1/ledger/head", HEAD_BYTES_MAX + KIB, READ_TIMEOUT_S))
         return self._believe(raw, oldest)
-
-    async def epoch_clock(self) -> EpochClock:
-        head = await self.head()
-        begins_ms = head.genesis_ms + head.epoch * head.epoch_ms
-        return EpochClock(head.epoch, head.epoch_ms, begins_ms, begins_ms + head.epoch_ms, head.time_ms)
 
     async def events(
         self,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, Protocol
@@ -91,16 +91,6 @@ def ask_of(node: Node, operator: Operator | None, params: Params, epoch: int) ->
     if free < OFFER_BYTES_MIN:
         return None
     return Ask(price, node.number, node.operator, operator.bond, free, node.term_epochs_max)
-
-
-def quote_price(state: State) -> int:
-    """Base units per MiB-epoch that a buy costs now."""
-    return state.chain.price
-
-
-def supply_bytes(offers: Iterable[Ask], price: int) -> int:
-    """What is to be had at a price."""
-    return sum(ask.free_bytes for ask in offers if ask.price <= price)
 
 
 # -- the epoch's end --------------------------------------------------------------------------------------------------------
