@@ -192,7 +192,9 @@ async def test_what_waits_while_a_block_is_durable_and_not_told_of_yet_is_answer
     raws = ledger.transfers(0, 30)
     async with asyncio.timeout(15):
         outcomes = await asyncio.gather(*(some_time_after(0.005 * at, raw) for at, raw in enumerate(raws)))
-    assert all(outcome.ok for outcome in outcomes)
+    # Requests side by side have no order: one that overtook its sender's earlier nonce is answered too, with a refusal.
+    assert {outcome.code for outcome in outcomes} <= {"", "bad-nonce"}
+    assert sum(outcome.ok for outcome in outcomes) == FUNDS - funds(anna, ANNA) > 0
 
 
 async def test_a_stale_sequencer_is_refused(ledger: Ledger) -> None:
