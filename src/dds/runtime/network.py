@@ -168,6 +168,11 @@ class Network:
         record = self._nodes.get(node)
         return (record.region, record.operator) if record else (id_text(node), id_text(node))
 
+    def distance_s(self, node: NodeID) -> float:
+        """Of a simulated network: seconds of a round trip that are added to what this machine takes."""
+        record = self._nodes.get(node)
+        return self._config.simulated_rtt_ms / 1000 if record is not None and record.region != self._config.region else 0.0
+
     def describe(self, node: NodeID) -> str:
         """For people: the start of the NodeID and where it says it is."""
         record = self._nodes.get(node)
@@ -329,8 +334,11 @@ def _all_loopback(addresses: Sequence[tuple[str, int]]) -> bool:
 @asynccontextmanager
 async def open_network(key: SigningKey, config: ClientConfig) -> AsyncIterator[Network]:
     """A started network; left cleanly whatever happens inside."""
-    async with PeerClient(key, network=config.network) as client:
+    known: list[Network] = []
+    distance = (lambda node: known[0].distance_s(node)) if config.simulated_rtt_ms else None
+    async with PeerClient(key, network=config.network, distance=distance) as client:
         network = Network(key, config, client)
+        known.append(network)
         try:
             await network.start()
             yield network

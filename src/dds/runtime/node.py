@@ -174,7 +174,8 @@ class Node:
             total_bytes_max=config.capacity_bytes // STAGED_SHARE_OF_CAPACITY, ttl_s=store.config.staged_ttl_ms / 1000
         )
         self.dht = DHTNode(config.network)
-        self._client = PeerClient(key, network=config.network, bandwidth=bandwidth)
+        distance = self._distance_s if config.simulated_rtt_ms else None
+        self._client = PeerClient(key, network=config.network, bandwidth=bandwidth, distance=distance)
         self.peers = self._peer_host(seed)
         self.announcer = Announcer(
             key, config.network, self.dht, AnnounceFile(files.root), lambda: self.addresses, seed, config=ANNOUNCING
@@ -202,6 +203,12 @@ class Node:
             dht=self.dht,
             bootstrap=[parse_bootstrap(text) for text in self.config.bootstrap],
         )
+
+    def _distance_s(self, node: NodeID) -> float:
+        """Of a simulated network: seconds of a round trip that are added to what this machine takes."""
+        peer = self.peers.table.get(node)
+        region = peer.record.region if peer is not None and peer.record is not None else self.config.region
+        return self.config.simulated_rtt_ms / 1000 if region != self.config.region else 0.0
 
     @property
     def _stores(self) -> bool:

@@ -49,6 +49,7 @@ NodeAddress = Annotated[str, msgspec.Meta(pattern=r"^[a-z2-7]{52}@.{3,260}$")]  
 LedgerAddress = Annotated[str, msgspec.Meta(pattern=r"^([a-z2-7]{52}@.{3,260})?$")]  # NODEID@host:port, or none
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 ByteCount = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+RoundTrip = Annotated[int, msgspec.Meta(ge=0, le=10_000)]  # milliseconds
 Peers = Annotated[tuple[NodeAddress, ...], msgspec.Meta(max_length=BOOTSTRAP_COUNT_MAX)]
 Hosts = Annotated[tuple[HostPort, ...], msgspec.Meta(max_length=BOOTSTRAP_COUNT_MAX)]
 
@@ -63,6 +64,10 @@ class ClientConfig:
     host: Host = "127.0.0.1"  # bound while a put serves its own content; others read from it only at an address they can dial
     ledger: LedgerAddress = ""  # the ledger host that is asked and sent to; empty: this home uses none
     accept_quotes: bool = False  # a put shows what it costs and goes on, without being asked
+    region: Label = "local"  # where this home is: nodes of the same region are asked first
+    reading_deposit: ByteCount = 0  # base units put into the deposit when it cannot pay for reads; 0: only free reads
+    reading_price_max: ByteCount = 10_000  # base units per KiB; who asks more is not read from
+    simulated_rtt_ms: RoundTrip = 0  # added to every exchange with a node of another region; a devnet's test aid
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,12 @@ class NodeConfig:
     dht_bootstrap: Hosts = ()
     ledger: LedgerAddress = ""  # the ledger host that pays it: audits are read there; empty: it stores for nothing
     settle_epochs: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 24  # how often the ledger pays out what it has earned
+    read_price: ByteCount = 1_862  # base units per KiB that is read here beyond what is free
+    free_read_bytes_per_day: ByteCount = GIB  # by one reader
+    read_debt_bytes_max: ByteCount = 16 * MIB  # read, not free and not paid: then the reader is stopped until it pays
+    edge_bytes_max: ByteCount = 10 * GIB  # of an edge's cache
+    edge_ttl_s: Annotated[int, msgspec.Meta(ge=1, le=3650 * DAY_S)] = 7 * DAY_S  # a cached block that nobody reads goes
+    simulated_rtt_ms: RoundTrip = 0  # added to every exchange with a node of another region; a devnet's test aid
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

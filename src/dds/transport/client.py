@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -39,9 +39,11 @@ from dds.wire.api import ErrorReply
 from dds.wire.codec import Message, decode, encode
 
 Address = tuple[str, int]
+Distance = Callable[[NodeID], float]  # seconds of a round trip to a node, added to what the wire takes
 Reply = TypeVar("Reply", bound=Message)
 
 READ_AHEAD_BYTES: Final = 64 * KIB
+CONNECTING_ROUND_TRIPS: Final = 2  # TCP's and TLS 1.3's handshakes
 _PATH: Final = re.compile(r"/[!-~]*")
 _HOST_CHARS_MAX: Final = 253
 
@@ -49,8 +51,8 @@ _HOST_CHARS_MAX: Final = 253
 class AddressBook(AbstractResolver):
     """Where nodes were last heard of. For aiohttp it is the resolver of `<NodeID>.dds.invalid`."""
 
-    def __init__(self, limits: ClientLimits) -> None:
-        self._limits = limits
+    def __init__(self, limits: ClientLimits, distance: Distance | None = None) -> None:
+        self._limits, self._distance = limits, distance
         self._addresses: dict[NodeID, tuple[Address, ...]] = {}
 
     def learn(self, node_id: NodeID, addresses: Sequence[Address]) -> None:
@@ -67,6 +69,8 @@ class AddressBook(AbstractResolver):
         return self._addresses.get(node_id, ())
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
+        if self._distance is not None:
+            await asyncio.sleep(CONNECTING_ROUND_TRIPS * self._distance(parse_host_name(host)))
         results: list[ResolveResult] = []
         failure = OSError("no address of this node is known")
         for name, its_port in self.known(parse_host_name(host)):
@@ -103,12 +107,16 @@ class PeerClient:
         network: str,
         limits: ClientLimits | None = None,
         bandwidth: Bandwidth | None = None,
+        distance: Distance | None = None,
     ) -> None:
+        """`distance` makes a network in one machine as slow as a wide one: each exchange waits for one round trip more, a new
+        connection for two. Bytes flow as fast as ever."""
         self._peers: dict[NodeID, _Peer] = {}
         self._forgotten = Traffic()  # of peers that were dropped, so that totals stay true
         self._limits = limits or ClientLimits()
         self._bandwidth = bandwidth or Bandwidth()
-        self._book = AddressBook(self._limits)
+        self._distance = distance
+        self._book = AddressBook(self._limits, distance)
         self._network = network
         self._key = key
 
@@ -232,12 +240,12 @@ class PeerClient:
         peer.traffic.requests += 1
         done = False
         try:
-            async with (
-                asyncio.timeout(timeout_s),
-                self._session.request(method, url, headers=headers, data=data, allow_redirects=False) as response,
-            ):
-                await self._check_head(peer, response)
-                answer = await self._body(peer, response, max_bytes)
+            async with asyncio.timeout(timeout_s):
+                if self._distance is not None:
+                    await asyncio.sleep(self._distance(peer.node_id))
+                async with self._session.request(method, url, headers=headers, data=data, allow_redirects=False) as response:
+                    await self._check_head(peer, response)
+                    answer = await self._body(peer, response, max_bytes)
             done = True
             return response.status, answer
         except TimeoutError as error:
@@ -286,7 +294,7 @@ class PeerClient:
     def _peer(self, node_id: NodeID) -> _Peer:
         peer = self._peers.get(node_id)
         if peer is None:
-            peer = self._peers[node_id] = _Peer(id_text(node_id), "https://" + host_name(node_id))
+            peer = self._peers[node_id] = _Peer(node_id, id_text(node_id), "https://" + host_name(node_id))
             if len(self._peers) > self._limits.peers_max:
                 self._forgotten.add(self._peers.pop(next(iter(self._peers))).traffic)
         return peer
@@ -296,6 +304,7 @@ class PeerClient:
 class _Peer:
     """What is worth keeping about a peer; base32 in Python costs more than the rest of a request's preparation."""
 
+    node_id: NodeID
     text: str
     origin: str
     traffic: Traffic = field(default_factory=Traffic)

@@ -284,6 +284,13 @@ class Loss(Message, frozen=True):
     index: Index
 
 
+class Reencode(Body, frozen=True, tag=50):
+    """Give a segment that is stored another encoding, under another contract of its publisher: new geometry, new nodes, the
+    same segment id. Every index needs its receipt; then the old assignments end and their unused rent goes back."""
+
+    segment: SegmentEntry
+
+
 # -- retrieval --------------------------------------------------------------------------------------------------------------
 
 
@@ -379,6 +386,7 @@ AnyBody = (
     | Settle
     | Redraw
     | ReportLoss
+    | Reencode
     | Deposit
     | RequestWithdrawal
     | Withdraw
