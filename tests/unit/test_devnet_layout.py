@@ -1,5 +1,6 @@
 """What a devnet looks like before anything runs: labels, ports, refusals."""
 
+import json
 import os
 import socket
 import subprocess
@@ -11,9 +12,12 @@ from pathlib import Path
 import pytest
 
 from dds.primitives.errors import ConfigError, InputError
-from dds.runtime.devnet import Devnet, Shape, free_ports
+from dds.primitives.ids import id_text
+from dds.runtime.devnet import Devnet, free_ports
 from dds.runtime.devnet_engines import LedgerProcesses
+from dds.runtime.devnet_shape import Shape, parse_roles
 from dds.storage.home import ClientConfig, Home, load_node_config, write_client_config
+from dds.storage.ledger_home import LedgerHome
 
 NAMES = ["node-10", "node-11"]
 
@@ -122,3 +126,60 @@ def test_ports_are_distinct_free_for_both_protocols_and_not_ephemeral() -> None:
         with socket.socket(socket.AF_INET, a[1]) as first, socket.socket(socket.AF_INET, b[1]) as second:
             first.bind(("127.0.0.1", a[0]))
             second.bind(("127.0.0.1", b[0]))
+
+
+def test_archive_and_edge_nodes_stand_beside_the_storage_nodes_on_subnets_of_their_own(devnet: Devnet) -> None:
+    rows = devnet.up(Shape(30, 6, 12, asn=12, ecn=6))
+    archive, edges = [row for row in rows if row.name.startswith("asn-")], [row for row in rows if row.name.startswith("edge-")]
+    assert {row.roles for row in archive} == {("asn",)}
+    assert {row.roles for row in edges} == {("ecn",)}
+    assert (len(archive), len(edges), len(rows)) == (12, 6, 48)
+    assert max(Counter(row.operator for row in archive).values()) == 1
+    assert set(Counter(row.region for row in archive).values()) == {2}
+    assert {row.region for row in edges} == {f"region-{number}" for number in range(6)}
+    configs = [load_node_config(devnet.node_home(row.name).config_file) for row in rows]
+    assert len({config.subnet for config in configs}) == 48
+    assert {config.free_read_bytes_per_day for config in configs if "ecn" in config.roles} == {64 << 10}
+    assert len({config.free_read_bytes_per_day for config in configs}) == 2
+
+
+def test_a_node_has_the_roles_it_is_given_and_a_witness_stays_one(devnet: Devnet) -> None:
+    shape = Shape(6, 2, 3, asn=1, roles=parse_roles(["node-00=ssn,ecn", "node-04=asn"]))
+    rows = {row.name: row.roles for row in devnet.up(shape)}
+    assert (rows["node-00"], rows["node-01"], rows["node-04"]) == (("ssn", "ecn", "witness"), ("ssn", "witness"), ("asn",))
+    assert devnet.up(shape) == devnet.up()
+
+
+@pytest.mark.parametrize(
+    "text", ["node-00", "node-00=", "=ssn", "node-00=cook", "node-00=ssn,ssn", "node-00=origin", "node-9=ssn"]
+)
+def test_roles_that_cannot_be_are_refused(devnet: Devnet, text: str) -> None:
+    with pytest.raises(InputError):
+        devnet.up(Shape(3, 1, 1, roles=parse_roles([text])))
+    assert not devnet.exists
+
+
+def test_the_ledger_of_a_devnet_begins_with_every_node_and_its_roles(devnet: Devnet) -> None:
+    rows = devnet.up(Shape(6, 2, 3, asn=3, ecn=2))
+    genesis = LedgerHome(devnet.home.devnet_dir / "ledger" / "host-0").genesis()
+    by_id = {id_text(node.node_id): node for node in genesis.nodes}
+    assert {row.id: tuple(sorted(row.roles)) for row in rows} == {name: node.roles for name, node in by_id.items()}
+    assert all(node.capacity_bytes > 0 and node.pool > 0 for node in genesis.nodes)
+    assert [row.name for row in rows if "witness" in row.roles] == ["node-00", "node-01", "node-02"]
+
+
+def test_latency_is_written_for_every_node_and_for_the_home(devnet: Devnet) -> None:
+    rows = devnet.up(Shape(4, 2, 2, ecn=1, latency_ms=80))
+    assert {load_node_config(devnet.node_home(row.name).config_file).simulated_rtt_ms for row in rows} == {80}
+    own = devnet.home.client_config()
+    assert (own.region, own.simulated_rtt_ms) == ("region-0", 80)
+
+
+def test_a_devnet_of_an_older_version_still_starts(devnet: Devnet) -> None:
+    before = devnet.up(Shape(3, 1, 3))
+    file = devnet.home.devnet_dir / "devnet.json"
+    plan = json.loads(file.read_bytes())
+    for name in ("asn", "ecn", "latency_ms", "roles"):
+        del plan["shape"][name]
+    file.write_text(json.dumps(plan))
+    assert devnet.up() == before

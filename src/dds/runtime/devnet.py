@@ -1,9 +1,9 @@
 """A local network of real node processes on 127.0.0.1: laid out, started, stopped, killed, paused.
 
-Decides names, labels, ports and the order of things; nothing about what nodes do. A devnet's home is a complete client home, so
-`DDS_HOME=DIR dds put x` works at once. Labels go round robin, so that with the defaults (20 nodes, 5 regions, 10 operators) no
-region has more than 4 nodes and no operator more than 2: any 16 of them satisfy the placement rules. Every node's ports are
-chosen once, below the system's ephemeral range (a passing connection can then not take a stopped node's port), and kept.
+Decides ports, configuration files and the order of things; nothing about what nodes do. Names, labels and roles come from
+runtime/devnet_shape.py. A devnet's home is a complete client home, so `DDS_HOME=DIR dds put x` works at once. Every node's
+ports are chosen once, below the system's ephemeral range (a passing connection can then not take a stopped node's port), and
+kept.
 
 `up` either brings all nodes up or none; `down` leaves none behind, whoever started them and however that ended. How processes
 are recognised: runtime/processes.py. What keeps the ledger: runtime/devnet_engines.py.
@@ -20,18 +20,20 @@ import signal
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final
 
 import msgspec
 import psutil
 
 from dds.primitives.errors import ConfigError, InputError, UnavailableError
 from dds.primitives.ids import id_text
-from dds.primitives.units import GIB
+from dds.primitives.units import GIB, KIB
 from dds.runtime import processes
 from dds.runtime.devnet_engines import PORTS_MAX, LedgerProcesses, LedgerStatus, require_program
+from dds.runtime.devnet_shape import HOME_REGION, Place, places
+from dds.runtime.devnet_shape import Shape as Shape
 from dds.storage.home import (
     PRIVATE_DIRECTORY_MODE,
     ClientConfig,
@@ -46,7 +48,6 @@ from dds.storage.home import (
 )
 from dds.storage.keyfile import load_or_create_key
 
-NODES_MAX: Final = 200
 PORT_MIN: Final = 10_240
 PORT_TRIES_MAX: Final = 10_000
 EPHEMERAL_PORT_MIN: Final = 32_768  # where the system does not say
@@ -57,23 +58,9 @@ CAPACITY_BYTES: Final = 20 * GIB
 DAEMON: Final = "dds.runtime.daemon"
 HOSTILE_DAEMON: Final = "dds.runtime.hostile"  # a test aid: serves altered bytes
 SETTLE_EPOCHS: Final = 2  # so that pay is seen soon
-EPOCH_MS_MIN: Final = 1_000
+EDGE_FREE_READ_BYTES_PER_DAY: Final = 64 * KIB  # so that an edge is soon paid, and that is seen
 
 RUNNING, STOPPED, PAUSED, STARTING = "running", "stopped", "paused", "starting"
-
-
-Ledger = Literal["embedded", "nats", "abci", "none"]
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """How large a devnet is."""
-
-    nodes: int = 20
-    regions: int = 5
-    operators: int = 10
-    ledger: Ledger = "embedded"  # or "none": nobody pays, nobody is paid
-    epoch_ms: int = 5_000  # of the ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +252,7 @@ class Devnet:
             if name not in by_text:
                 raise InputError(
                     f"there is no node {name[:64]!r} in this devnet",
-                    hint=f"names are {members[0].name} to {members[-1].name}; see: dds devnet status",
+                    hint=f"names are such as {members[0].name} and {members[-1].name}; see: dds devnet status",
                 )
         return list(dict.fromkeys(by_text[name] for name in names))
 
@@ -284,8 +271,7 @@ class Devnet:
             )
         if shape is not None and shape != plan.shape:
             raise InputError(
-                f"the devnet in {self.home.root} has {plan.shape.nodes} nodes, {plan.shape.regions} regions, "
-                f"{plan.shape.operators} operators, ledger {plan.shape.ledger} with epochs of {plan.shape.epoch_ms / 1000:g} s",
+                f"the devnet in {self.home.root} has {plan.shape.described()}",
                 hint="leave the numbers out to start it again, or remove it with 'dds devnet down --purge'",
             )
 
@@ -321,13 +307,13 @@ class Devnet:
         return LedgerProcesses(self.home.devnet_dir / "ledger")
 
     def _lay_out(self, shape: Shape, capacity_bytes: int) -> None:
-        _check_shape(shape)
+        laid = places(shape)
         require_program(shape.ledger)
         self._check_home_is_free()
         network = f"devnet-{secrets.token_hex(4)}"
-        ports = free_ports(shape.nodes + PORTS_MAX)
-        members = [self._new_member(number, port, shape) for number, port in enumerate(ports[: shape.nodes])]
-        ledger = self._lay_out_ledger(network, members, ports[shape.nodes :], shape, capacity_bytes)
+        ports = free_ports(shape.total + PORTS_MAX)
+        members = [self._new_member(place, port) for place, port in zip(laid, ports, strict=False)]
+        ledger = self._lay_out_ledger(network, members, ports[shape.total :], shape, capacity_bytes)
         peers = tuple(f"{member.id}@{member.address}" for member in members)
         hosts = tuple(member.address for member in members)
         for member in members:
@@ -345,22 +331,24 @@ class Devnet:
                 settle_epochs=SETTLE_EPOCHS,
                 capacity_bytes=capacity_bytes,
                 trash_window_s=TRASH_WINDOW_S,
+                simulated_rtt_ms=shape.latency_ms,
                 bootstrap=tuple(peer for peer in peers if not peer.startswith(member.id)),
                 dht_bootstrap=tuple(host for host in hosts if host != member.address),
             )
+            if "ecn" in member.roles:
+                config = replace(config, free_read_bytes_per_day=EDGE_FREE_READ_BYTES_PER_DAY)
             write_node_config(self.node_home(member.name).config_file, config)
-        write_client_config(self.home.config_file, ClientConfig(network, peers, hosts, ledger=ledger, accept_quotes=True))
+        own = ClientConfig(network, peers, hosts, ledger=ledger, accept_quotes=True)
+        own = replace(own, region=HOME_REGION, simulated_rtt_ms=shape.latency_ms)
+        write_client_config(self.home.config_file, own)
         write_atomic(self._plan_file, msgspec.json.encode(_Plan(1, network, shape, tuple(members))))
 
-    def _new_member(self, number: int, port: int, shape: Shape) -> Member:
-        name = f"node-{number:0{max(2, len(str(shape.nodes - 1)))}}"
-        node = self.node_home(name)
+    def _new_member(self, place: Place, port: int) -> Member:
+        node = self.node_home(place.name)
         node.root.mkdir(mode=PRIVATE_DIRECTORY_MODE, parents=True, exist_ok=True)
         key = load_or_create_key(node.key_file)
-        region, operator = f"region-{number % shape.regions}", f"operator-{number % shape.operators}"
-        is_witness = shape.ledger != "none" and number < shape.operators  # the first node of each operator
-        roles: tuple[Role, ...] = ("ssn", "witness") if is_witness else ("ssn",)
-        return Member(name, id_text(key.public), region, operator, f"subnet-{number}", roles, f"127.0.0.1:{port}")
+        labels = (place.region, place.operator, place.subnet)
+        return Member(place.name, id_text(key.public), *labels, place.roles, f"127.0.0.1:{port}")
 
     def _lay_out_ledger(
         self, network: str, members: Sequence[Member], ports: Sequence[int], shape: Shape, capacity_bytes: int
@@ -441,15 +429,3 @@ def _is_free(port: int) -> bool:
             except OSError:
                 return False
     return True
-
-
-def _check_shape(shape: Shape) -> None:
-    if not 1 <= shape.nodes <= NODES_MAX:
-        raise InputError(f"a devnet has 1 to {NODES_MAX} nodes, not {shape.nodes}")
-    for what, count in (("regions", shape.regions), ("operators", shape.operators)):
-        if not 1 <= count <= shape.nodes:
-            raise InputError(f"{shape.nodes} nodes can have 1 to {shape.nodes} {what}, not {count}")
-    if shape.ledger not in get_args(Ledger):
-        raise InputError(f"no such ledger: {shape.ledger[:20]!r}", hint="it is one of " + ", ".join(get_args(Ledger)))
-    if shape.epoch_ms < EPOCH_MS_MIN:
-        raise InputError(f"an epoch has at least {EPOCH_MS_MIN} ms, not {shape.epoch_ms}")

@@ -60,12 +60,21 @@ def up(
         float | None, typer.Option(metavar="SECONDS", help="How long an epoch of the ledger lasts [default: 5]")
     ] = None,
     capacity: Annotated[str, typer.Option(metavar="SIZE", help="Disk space a node may use.")] = "20GiB",
+    asn: Annotated[int | None, typer.Option(help="How many archive nodes beside them [default: 0]")] = None,
+    ecn: Annotated[int | None, typer.Option(help="How many edge caches beside them [default: 0]")] = None,
+    latency: Annotated[
+        int | None, typer.Option(metavar="MS", help="Simulated round trip between two regions [default: 0]")
+    ] = None,
+    roles: Annotated[
+        list[str] | None,
+        typer.Option("--role", "--roles", metavar="NAME=ROLE[,ROLE]", help="What one node does: node-03=ssn,ecn. Repeatable."),
+    ] = None,
 ) -> None:
     """Start a network; the nodes outlive this command until 'dds devnet down'."""
-    from dds.runtime.devnet import Shape
+    from dds.runtime.devnet_shape import Shape, parse_roles
 
     shape = None
-    if (nodes, regions, operators, ledger, epoch) != (None,) * 5:
+    if any(given is not None for given in (nodes, regions, operators, ledger, epoch, asn, ecn, latency, roles)):
         count = 20 if nodes is None else nodes
         shape = Shape(
             count,
@@ -73,6 +82,10 @@ def up(
             min(10, count) if operators is None else operators,
             ledger or "embedded",
             5_000 if epoch is None else int(epoch * 1000),
+            asn or 0,
+            ecn or 0,
+            latency or 0,
+            parse_roles(roles or []),
         )
     devnet = _devnet(session, create=True)
     with _counting(session) as on_ready:
@@ -94,7 +107,7 @@ def down(
 
 
 def status(session: Session) -> None:
-    """Show the nodes (name, state, pid, address, region, operator) and what keeps the ledger."""
+    """Show the nodes (name, state, pid, address, region, operator, roles) and what keeps the ledger."""
     devnet = _devnet(session)
     _print(session, devnet, devnet.status())
 
@@ -141,7 +154,8 @@ def _print(session: Session, devnet: Devnet, rows: list[NodeStatus], head: str =
     lines = [head] if head else []
     if not head:
         lines += [
-            f"{row.name}  {row.state:<8} {row.pid or '-':>8}  {row.address:<21}  {row.region:<10} {row.operator:<12} {row.id}"
+            f"{row.name:<7}  {row.state:<8} {row.pid or '-':>8}  {row.address:<21}  {row.region:<10} {row.operator:<12} "
+            f"{'+'.join(row.roles):<11} {row.id}"
             for row in rows
         ]
         lines += [_ledger_line(ledger)] if ledger else []
