@@ -183,3 +183,13 @@ def test_a_devnet_of_an_older_version_still_starts(devnet: Devnet) -> None:
         del plan["shape"][name]
     file.write_text(json.dumps(plan))
     assert devnet.up() == before
+
+
+def test_an_outage_names_the_labels_that_there_are(devnet: Devnet) -> None:
+    devnet.up(Shape(6, 2, 3, asn=2))
+    assert devnet.with_label("region", "region-1") == ["node-01", "node-03", "node-05", "asn-01"]
+    assert devnet.with_label("operator", "operator-1") == ["node-01", "node-04", "asn-01"]
+    assert devnet.with_label("subnet", "subnet-7") == ["asn-01"]
+    with pytest.raises(InputError, match="region-9") as refused:
+        devnet.outage("region", "region-9")
+    assert refused.value.hint == "regions are region-0, region-1"

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 import psutil
@@ -61,6 +61,10 @@ SETTLE_EPOCHS: Final = 2  # so that pay is seen soon
 EDGE_FREE_READ_BYTES_PER_DAY: Final = 64 * KIB  # so that an edge is soon paid, and that is seen
 
 RUNNING, STOPPED, PAUSED, STARTING = "running", "stopped", "paused", "starting"
+
+
+Label = Literal["region", "operator", "subnet"]  # what nodes have in common, and go down with
+LABELS_SHOWN_MAX: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +215,49 @@ class Devnet:
 
     def resume(self, names: Sequence[str]) -> list[NodeStatus]:
         return self._signal(names, signal.SIGCONT)
+
+    def with_label(self, label: Label, value: str) -> list[str]:
+        """The names of the nodes that share a region, an operator or a subnet.
+
+        Raises:
+            InputError: nobody has it; the hint names the values that there are.
+        """
+        found = {member.name: _labels(member)[label] for member in self.members()}
+        names = [name for name, its in found.items() if its == value]
+        if not names:
+            known = list(dict.fromkeys(found.values()))
+            more = f" and {len(known) - LABELS_SHOWN_MAX} more" if len(known) > LABELS_SHOWN_MAX else ""
+            hint = f"{label}s are " + ", ".join(known[:LABELS_SHOWN_MAX]) + more
+            raise InputError(f"no node of this devnet has the {label} {value[:64]!r}", hint=hint)
+        return names
+
+    def outage(self, label: Label, value: str, *, pause: bool = False) -> list[NodeStatus]:
+        """Everything with that label goes at once, killed or with `pause` silent; the rest of the devnet is not told.
+
+        Raises:
+            InputError: nobody has the label.
+        """
+        names = self.with_label(label, value)
+        return self.pause(names) if pause else self.kill(names)
+
+    def out(self) -> list[NodeStatus]:
+        """The nodes that do not serve: stopped, killed or paused."""
+        return [row for row in self.status() if row.state in (STOPPED, PAUSED)]
+
+    def restore(
+        self, names: Sequence[str] | None = None, *, on_ready: Callable[[str], None] = lambda _: None
+    ) -> list[NodeStatus]:
+        """Start what is stopped and let go on what is paused; without names, all of it. Returns the nodes that were out.
+
+        Raises:
+            InputError: unknown names.
+            UnavailableError: a node did not start; those started with it are stopped again.
+        """
+        chosen = None if names is None else set(self._resolve(names))
+        rows = [row for row in self.out() if chosen is None or row.name in chosen]
+        self.resume([row.name for row in rows if row.state == PAUSED])
+        self.start([row.name for row in rows if row.state == STOPPED], on_ready=on_ready)
+        return self._status_of(row.name for row in rows)
 
     @property
     def _plan_file(self) -> Path:
@@ -392,6 +439,10 @@ class Devnet:
             ) from None
         finally:
             os.close(descriptor)
+
+
+def _labels(member: Member) -> dict[Label, str]:
+    return {"region": member.region, "operator": member.operator, "subnet": member.subnet}
 
 
 def status_document(rows: Iterable[NodeStatus], ledger: LedgerStatus | None) -> dict[str, object]:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dds.apps.cli.session import Session, command, group, parse_size
+from dds.apps.cli.session import Session, command, fields, group, parse_size
 from dds.primitives.errors import InputError
 
 if TYPE_CHECKING:
-    from dds.runtime.devnet import Devnet, NodeStatus
+    from dds.runtime.devnet import Devnet, Label, NodeStatus
     from dds.runtime.devnet_engines import LedgerStatus
 
 
@@ -33,7 +33,7 @@ NodesArgument = Annotated[
 def app() -> typer.Typer:
     """The `devnet` group."""
     made = group("devnet", "A local network of real node processes, to try and to test with.")
-    for run in (up, down, status, kill, start, pause, resume):
+    for run in (up, down, status, kill, start, pause, resume, outage):
         command(made)(run)
     return made
 
@@ -145,6 +145,51 @@ def resume(session: Session, nodes: NodesArgument) -> None:
     """Let paused nodes go on (SIGCONT)."""
     devnet = _devnet(session)
     _print(session, devnet, devnet.resume(nodes))
+
+
+def outage(
+    session: Session,
+    region: Annotated[str | None, typer.Option(help="All nodes of this region.")] = None,
+    operator: Annotated[str | None, typer.Option(help="All nodes of this operator.")] = None,
+    subnet: Annotated[str | None, typer.Option(help="All nodes of this subnet.")] = None,
+    pause: Annotated[bool, typer.Option("--pause", help="Freeze them (SIGSTOP) instead of killing them.")] = False,
+    restore: Annotated[bool, typer.Option("--restore", "--over", help="The outage is over: start or continue them.")] = False,
+) -> None:
+    """Take all nodes with one label down at once, or bring them back; without a label, all that are out.
+
+    Without any option it shows what is out.
+    """
+    devnet = _devnet(session)
+    label, value = _one_label({"region": region, "operator": operator, "subnet": subnet})
+    if restore and pause:
+        raise InputError("an outage is made or is over, not both", hint="leave out --pause or --restore")
+    if pause and label is None:
+        raise InputError("what is to be frozen?", hint="name it: --region, --operator or --subnet")
+    if restore:
+        with _counting(session) as on_ready:
+            rows = devnet.restore(None if label is None else devnet.with_label(label, value), on_ready=on_ready)
+        _tell_outage(session, rows, f"{len(rows)} nodes are back")
+    elif label is not None:
+        rows = devnet.outage(label, value, pause=pause)
+        _tell_outage(session, rows, f"{label} {value}: {len(rows)} nodes {'frozen' if pause else 'killed'}")
+    else:
+        rows = devnet.out()
+        _tell_outage(session, rows, f"{len(rows)} nodes are out")
+
+
+def _one_label(given: dict[Label, str | None]) -> tuple[Label | None, str]:
+    named: list[tuple[Label, str]] = [(label, value) for label, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise InputError("an outage has one label", hint="give one of --region, --operator, --subnet")
+    return named[0] if named else (None, "")
+
+
+def _tell_outage(session: Session, rows: list[NodeStatus], head: str) -> None:
+    lines = [
+        head,
+        *(f"  {row.name:<7}  {row.state:<8} {row.region:<10} {row.operator:<12} {'+'.join(row.roles)}" for row in rows),
+    ]
+    session.result({"nodes": [fields(row) for row in rows]}, "\n".join(lines))
 
 
 def _print(session: Session, devnet: Devnet, rows: list[NodeStatus], head: str = "") -> None:
