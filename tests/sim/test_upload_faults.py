@@ -164,3 +164,15 @@ def test_a_fast_acknowledgement_never_comes_after_the_end_nor_without_its_holder
     report = upload(nodes, n, rng, replace(some_plan(rng), enough=enough_receipts(n, n // 2)))
     assert isinstance(report.outcome, Finished)
     assert report.enough_s is not None and report.enough_s <= report.seconds
+
+
+@pytest.mark.seeds(20)
+def test_nodes_that_are_slow_to_accept_connections_for_a_while_do_not_fail_an_upload(seed: int) -> None:
+    """Seven of twenty on a busy machine: each had two chances, and both were used up within the same twenty seconds."""
+    rng = Random(seed)
+    nodes = network(rng, 20, Latency(usual_s=1.5))  # so that nobody counts as a straggler before a connection times out
+    for slow in rng.sample(nodes, 7):
+        slow.fault, slow.until_s = Fault.BUSY, 20.0 + 5.0 * rng.random()
+    report = upload(nodes, 16, rng, UploadPlan(stripes=rng.choice((1, 6))))
+    assert isinstance(report.outcome, Finished)
+    assert report.seconds < 60

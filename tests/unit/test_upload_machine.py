@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dds.primitives.ids import NodeID
 from dds.protocol.upload import (
+    LAST_CHANCE_PAUSE_S,
     STRAGGLER_S_MAX,
     STRAGGLER_S_MIN,
     Abandon,
@@ -169,7 +170,44 @@ def test_a_broken_connection_gets_a_second_chance_when_nobody_else_is_left() -> 
     machine.stripe_ready(0, 2, 0.0)
     effects = machine.failed(0, node(0), Failure.UNREACHABLE, 0.1)
     assert effects == [Abandon(0, node(0), Failure.UNREACHABLE), Send(0, node(0), 0)]
-    assert isinstance(machine.failed(0, node(0), Failure.UNREACHABLE, 0.2)[-1], Failed)
+
+
+def test_the_last_chance_comes_after_a_pause_and_is_the_last() -> None:
+    """Nodes that were slow to accept a connection had both their chances used up within one busy spell."""
+    machine = an_upload(2)
+    machine.stripe_ready(0, 2, 0.0)
+    machine.failed(0, node(0), Failure.UNREACHABLE, 5.0)
+    assert machine.failed(0, node(0), Failure.SLOW, 10.0) == [Abandon(0, node(0), Failure.SLOW)]
+    assert machine.stripe_ready(1, 2, 10.1) == []
+    assert machine.tick(10.0 + LAST_CHANCE_PAUSE_S - 0.1) == []
+    assert sends(machine.tick(10.0 + LAST_CHANCE_PAUSE_S)) == [(0, node(0), 0)]
+    assert isinstance(machine.failed(0, node(0), Failure.UNREACHABLE, 20.0)[-1], Failed)
+
+
+def test_who_refused_or_lied_gets_no_last_chance() -> None:
+    for why in (Failure.REFUSED, Failure.BROKEN):
+        machine = an_upload(2)
+        machine.stripe_ready(0, 2, 0.0)
+        machine.failed(0, node(0), Failure.UNREACHABLE, 5.0)
+        assert isinstance(machine.failed(0, node(0), why, 5.1)[-1], Failed)
+
+
+def test_a_spare_that_answers_is_not_kept_waiting_for_a_last_chance() -> None:
+    machine = an_upload(2, 1)
+    machine.stripe_ready(0, 2, 0.0)
+    assert sends(machine.failed(0, node(0), Failure.UNREACHABLE, 5.0)) == [(0, node(100), 0)]
+    assert sends(machine.failed(1, node(1), Failure.UNREACHABLE, 5.0)) == [(1, node(0), 0)]
+
+
+def test_a_lane_that_rests_does_not_keep_the_others_from_their_commits() -> None:
+    machine = an_upload(2)
+    machine.stripe_ready(0, 2, 0.0)
+    machine.failed(0, node(0), Failure.UNREACHABLE, 0.1)
+    machine.failed(0, node(0), Failure.UNREACHABLE, 0.2)
+    machine.staged(1, node(1), 0, 0.3)
+    assert machine.all_ready(0.4) == [Commit(1, node(1))]
+    machine.committed_by(1, node(1), 0.5)
+    assert answer_all(machine, machine.tick(0.2 + LAST_CHANCE_PAUSE_S), 4.0) == [Settled(0), Finished((node(0), node(1)))]
 
 
 def test_a_failed_node_never_relieves_a_straggler() -> None:

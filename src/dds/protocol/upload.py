@@ -7,7 +7,9 @@ still encoded in memory), then those that it missed. No node stands for two indi
 it committed may hold that index unknown to us, so it comes back for another index only when nobody else is left.
 
 Nobody is given up for being slow: a straggler waits in reserve behind the fresh spares, so a busy machine does not use up a
-small network. A node that failed gets one more chance, after everybody else; one that refused or broke the protocol gets none.
+small network. A node that could not be reached or did not answer in time gets one more chance, after everybody else. When
+nobody is left but nodes that had theirs too, each gets a last one, after a pause: they may all have been slow to accept a
+connection for one and the same passing reason. One that refused or broke the protocol gets none.
 
 The machine does not know bytes, sockets or clocks: the host performs `Send`, `Commit` and `Abandon` at once, reports back, and
 calls `tick` with its clock about every 50 ms. After `Abandon` it reports nothing more of that lane's requests; after `Failed`
@@ -36,7 +38,9 @@ STRAGGLER_S_MIN: Final = 1.5
 STRAGGLER_S_MAX: Final = 10.0
 DRAG_FACTOR: Final = 2.0  # a lane this many times slower than the median may not keep most of the others waiting
 SECOND_CHANCES_MAX: Final = 2  # how often a straggler may be put in another straggler's place
-FAILURES_MAX: Final = 2  # requests of one node that fail before it is asked no more
+FAILURES_MAX: Final = 3  # requests of one node that fail before it is asked no more
+LAST_CHANCE_FAILURES: Final = 2  # who failed so often is asked once more, after LAST_CHANCE_PAUSE_S, when nobody else is left
+LAST_CHANCE_PAUSE_S: Final = 3.0
 RECENT_MAX: Final = 64
 
 
@@ -124,6 +128,7 @@ class _Lane:
     answered_sent: float | None = None  # when the latest answered request was sent
     held_s: float = 0.0  # for how long most others had nothing to do while this lane had
     given_up: bool = False  # no node is left for it, and the others go on without it
+    rests_until: float = -inf  # its node failed repeatedly: nothing is sent before this instant
 
     def oldest(self) -> float | None:
         starts = list(self.flying.values())
@@ -259,6 +264,9 @@ class SegmentUpload:
             return []
         self._count_holdups(now)
         effects: list[Effect] = []
+        for lane in [lane for lane in self._lanes if -inf < lane.rests_until <= now]:
+            lane.rests_until = -inf
+            effects += self._advance(lane, now)
         for lane in [lane for lane in self._lanes if self._straggles(lane, now)]:
             spare = self._spare_for(lane, [node for node in self._reserve if self._may_relieve(node, lane)])
             if spare is None:
@@ -294,7 +302,7 @@ class SegmentUpload:
 
     def _advance(self, lane: _Lane, now: float) -> list[Effect]:
         effects: list[Effect] = []
-        if self._over or lane.given_up:
+        if self._over or lane.given_up or now < lane.rests_until:
             return effects
         depth = SENDS_PER_LANE_MAX if self._recent and median(self._recent) < PIPELINED_S_MAX else 1
         while (lane.waiting or lane.missed) and len(lane.flying) < depth:
@@ -355,6 +363,8 @@ class SegmentUpload:
         self.replaced.append((lane.index, lane.node, why))
         self._reserve.remove(spare)
         fresh = _Lane(lane.index, spare)
+        if self._failures[spare] >= LAST_CHANCE_FAILURES:
+            fresh.rests_until = now + LAST_CHANCE_PAUSE_S
         for stripe, width in sorted(self._widths.items()):
             if lane.index < width:
                 (fresh.missed if stripe in self._settled else fresh.waiting).append(stripe)

@@ -16,6 +16,7 @@ from typing import Final
 from dds.primitives.ids import ID_BYTES, NodeID
 
 CONNECT_S: Final = 0.002  # how long a refused connection takes
+CONNECT_TIMEOUT_S: Final = 5.0  # how long one takes that nobody accepts
 DRIP_BYTES_PER_S: Final = 1.0
 
 
@@ -27,6 +28,7 @@ class Fault(Enum):
     REFUSES = "refuses"
     FULL = "full"  # refuses once it holds `room` fragments
     HANGS = "hangs"  # stopped at `from_s` and never resumed
+    BUSY = "busy"  # before `until_s` no connection is accepted, and a try takes CONNECT_TIMEOUT_S
     PAUSES = "pauses"  # stopped between `from_s` and `until_s`, in mid-transfer too
     DRIPS = "drips"  # 1 byte a second
     SLOW = "slow"  # `factor` times slower
@@ -87,6 +89,10 @@ class SimNode:
                 return Answer(now + CONNECT_S, Outcome.BROKEN)
             case Fault.DEAD if now + work > self.from_s:
                 return Answer(self.from_s, Outcome.BROKEN)
+            case Fault.BUSY if now < self.until_s:
+                waited_s = min(self.until_s - now, CONNECT_TIMEOUT_S)
+                is_late = waited_s == CONNECT_TIMEOUT_S
+                return Answer(now + waited_s + (0.0 if is_late else work), Outcome.BROKEN if is_late else Outcome.OK)
             case Fault.REFUSES:
                 return Answer(now + latency, Outcome.REFUSED)
             case Fault.FULL if len(self.staged) >= self.room:
