@@ -51,6 +51,7 @@ def node_record(key: SigningKey, *, seq: int = NOW_MS, network: str = NETWORK, d
         capacity_bytes=4 * 10**12,
         price=120,
         software="0.1.0",
+        iroh=["https://relay.example.org/", "198.51.100.7:4433"],
         dht=dht,
         seq=seq,
         expires_ms=seq + NODE_LIFETIME_MS,

@@ -11,7 +11,7 @@ import selectors
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +33,9 @@ SMALL_NODE = NodeConfig(name="node", network=NETWORK, capacity_bytes=2 << 30, tr
 class NodeProcess:
     """One node in `directory`; a context manager that kills what is left of it."""
 
-    def __init__(self, directory: Path, **config: Any) -> None:
+    def __init__(self, directory: Path, *, via: Sequence[str] = (), **config: Any) -> None:
+        """`via`: a command that runs the daemon elsewhere, for instance in another network namespace."""
+        self._via = via
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.files = NodeHome(directory)
         self._process: subprocess.Popen[bytes] | None = None
@@ -53,7 +55,7 @@ class NodeProcess:
     def start(self) -> None:
         """Start the daemon and wait until it serves."""
         ready, told = os.pipe()
-        argv = [sys.executable, "-m", "dds.runtime.daemon", "--home", str(self.files.root), "--ready-fd", str(told)]
+        argv = [*self._via, sys.executable, "-m", "dds.runtime.daemon", "--home", str(self.files.root), "--ready-fd", str(told)]
         self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=(told,))
         os.close(told)
         try:

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from dds.placement.draw import WEIGHT_MAX, Candidate
 from dds.primitives.cid import CID
@@ -53,6 +53,9 @@ from dds.wire.discovery import (
     unseal,
 )
 
+if TYPE_CHECKING:
+    from dds.transport.iroh_link import IrohLink
+
 log = logging.getLogger(__name__)
 M = TypeVar("M", bound=Message)
 
@@ -89,6 +92,7 @@ class Network:
         self._given_dht = dht
         self._dht: asyncio.Task[DHTNode | None] | None = None
         self._announcing: set[asyncio.Task[None]] = set()
+        self._link: IrohLink | None = None
 
     # -- starting and stopping --------------------------------------------------------------------------------------------
 
@@ -103,6 +107,18 @@ class Network:
             self.client.learn(node, [(host, port)])
             self._bootstrap.append(node)
         await self.refresh()
+        if self._config.iroh:
+            await self._start_link()
+
+    async def _start_link(self) -> None:
+        """The library is optional, and 19 MB: imported where it is asked for."""
+        from dds.transport.iroh_link import IrohLink
+
+        self._link = IrohLink(
+            self.key, lambda node: self._nodes[node].iroh if node in self._nodes else (), relays=self._config.iroh_relays
+        )
+        await self._link.start(self._config.host)
+        self.client.add_way(self._link.way_to)
 
     async def refresh(self) -> None:
         """Ask bootstrap nodes, in turn until PEX_ASKED_MAX have answered, for the node records that they know."""
@@ -144,6 +160,8 @@ class Network:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+        if self._link is not None:
+            await self._link.stop()
         if self._dht is not None:
             dht = await self._dht
             if dht is not None and dht is not self._given_dht:

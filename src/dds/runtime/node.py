@@ -37,6 +37,7 @@ from dds.runtime.metrics import Registry
 from dds.runtime.node_announce import AnnounceFile, announce_all_held
 from dds.runtime.node_metrics import TimedFileOps, add_node_metrics
 from dds.runtime.node_peers import PeerQuestions
+from dds.runtime.node_reach import NodeReach
 from dds.runtime.node_routes import NodeFaces, NodeRoutes
 from dds.runtime.node_service import NodeService, Receipted
 from dds.runtime.peers import PeerHost, parse_bootstrap
@@ -177,6 +178,7 @@ class Node:
         distance = self._distance_s if config.simulated_rtt_ms else None
         self._client = PeerClient(key, network=config.network, bandwidth=bandwidth, distance=distance)
         self.peers = self._peer_host(seed)
+        self._reach = NodeReach(key, config, self.peers.table, self._addresses_changed)
         self.announcer = Announcer(
             key, config.network, self.dht, AnnounceFile(files.root), lambda: self.addresses, seed, config=ANNOUNCING
         )
@@ -278,6 +280,8 @@ class Node:
         port = await self.server.start(self.config.host, self.config.port)
         stack.push_async_callback(self.server.stop, STOP_GRACE_S)
         self._keep_ports(port)
+        stack.push_async_callback(self._reach.stop)
+        await self._reach.start(self._client, port)
         await self.announcer.start()
         await self.peers.start()
         if self.origin is not None:
@@ -295,6 +299,7 @@ class Node:
         )
         keeper = StoreKeeper(self.store, pace_for(self.config.trash_window_s), self.metrics, on_sweep=self._look_again)
         jobs = {**keeper.jobs(), "announce": lambda: announce_all_held(self.store, self.announcer)}
+        jobs |= self._reach.jobs(self.config.port, self.config.dht_port)
         if self._audits is not None:
             jobs |= self._audits.jobs()
         try:
@@ -318,7 +323,13 @@ class Node:
         if chosen != self.config:
             write_node_config(self.files.config_file, chosen)
             self.config = chosen
-        self.addresses = list(chosen.advertised) or [format_address(chosen.host, port)]
+        self.addresses = self._reach.addresses(list(chosen.advertised) or [format_address(chosen.host, port)])
+
+    def _addresses_changed(self) -> None:
+        """The router passes our port on now, or no longer: everybody is told."""
+        self._keep_ports(self.config.port)
+        self.peers.changed()
+        self.announcer.addresses_changed()
 
     # ---- what the node says of itself
 
@@ -355,6 +366,7 @@ class Node:
             price=0,
             software=f"dds/{__version__}",
             dht=format_address(self.dht.host, self.dht.port),
+            iroh=self._reach.iroh,
             seq=0,  # seq and expires_ms are filled in when it is signed
             expires_ms=0,
         )

@@ -49,6 +49,10 @@ NodeAddress = Annotated[str, msgspec.Meta(pattern=r"^[a-z2-7]{52}@.{3,260}$")]  
 LedgerAddress = Annotated[str, msgspec.Meta(pattern=r"^([a-z2-7]{52}@.{3,260})?$")]  # NODEID@host:port, or none
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 ByteCount = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+Relays = Annotated[
+    tuple[Annotated[str, msgspec.Meta(pattern=r"^https://[a-z0-9.-]{1,100}(:[1-9][0-9]{0,4})?/?$")], ...],
+    msgspec.Meta(max_length=2),
+]
 RoundTrip = Annotated[int, msgspec.Meta(ge=0, le=10_000)]  # milliseconds
 Peers = Annotated[tuple[NodeAddress, ...], msgspec.Meta(max_length=BOOTSTRAP_COUNT_MAX)]
 Hosts = Annotated[tuple[HostPort, ...], msgspec.Meta(max_length=BOOTSTRAP_COUNT_MAX)]
@@ -68,6 +72,8 @@ class ClientConfig:
     reading_deposit: ByteCount = 0  # base units put into the deposit when it cannot pay for reads; 0: only free reads
     reading_price_max: ByteCount = 10_000  # base units per KiB; who asks more is not read from
     simulated_rtt_ms: RoundTrip = 0  # added to every exchange with a node of another region; a devnet's test aid
+    iroh: bool = False  # reach nodes that cannot be dialled over iroh
+    iroh_relays: Relays = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,10 @@ class NodeConfig:
     origin_bytes_max: ByteCount = 100 * GIB  # of an origin's own copies, together
     bootstrap: Peers = ()
     dht_bootstrap: Hosts = ()
+    nat: Literal["off", "auto"] = "off"  # ask the router, by UPnP or NAT-PMP, to pass our ports on
+    iroh: bool = False  # be reached over iroh too, and reach others so, where dialling does not work
+    iroh_port: Port = 0  # UDP; 0: any free one
+    iroh_relays: Relays = ()  # servers that help two nodes behind routers to meet
     ledger: LedgerAddress = ""  # the ledger host that pays it: audits are read there; empty: it stores for nothing
     settle_epochs: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 24  # how often the ledger pays out what it has earned
     read_price: ByteCount = 1_862  # base units per KiB that is read here beyond what is free

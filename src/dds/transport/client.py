@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -39,6 +39,7 @@ from dds.wire.api import ErrorReply
 from dds.wire.codec import Message, decode, encode
 
 Address = tuple[str, int]
+WayTo = Callable[[NodeID], Awaitable["Address | None"]]  # another address for a node, behind which a tunnel lies
 Distance = Callable[[NodeID], float]  # seconds of a round trip to a node, added to what the wire takes
 Reply = TypeVar("Reply", bound=Message)
 
@@ -53,6 +54,7 @@ class AddressBook(AbstractResolver):
 
     def __init__(self, limits: ClientLimits, distance: Distance | None = None) -> None:
         self._limits, self._distance = limits, distance
+        self.way_to: WayTo | None = None
         self._addresses: dict[NodeID, tuple[Address, ...]] = {}
 
     def learn(self, node_id: NodeID, addresses: Sequence[Address]) -> None:
@@ -73,7 +75,9 @@ class AddressBook(AbstractResolver):
             await asyncio.sleep(CONNECTING_ROUND_TRIPS * self._distance(parse_host_name(host)))
         results: list[ResolveResult] = []
         failure = OSError("no address of this node is known")
-        for name, its_port in self.known(parse_host_name(host)):
+        node = parse_host_name(host)
+        tunnel = await self.way_to(node) if self.way_to is not None else None
+        for name, its_port in (*self.known(node), *([tunnel] if tunnel is not None else [])):
             try:
                 results += await _look_up(host, name, its_port, family)
             except OSError as error:
@@ -159,6 +163,10 @@ class PeerClient:
 
     def known(self, node_id: NodeID) -> tuple[Address, ...]:
         return self._book.known(node_id)
+
+    def add_way(self, way_to: WayTo) -> None:
+        """A second transport: for connections that no address of a node gives, and to nodes without any."""
+        self._book.way_to = way_to
 
     @property
     def counters(self) -> dict[NodeID, Traffic]:

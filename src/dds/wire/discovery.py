@@ -39,12 +39,13 @@ from dds.primitives.units import N_MAX
 from dds.wire.codec import Message, decode, encode
 from dds.wire.signed import ENVELOPE_BYTES_MAX, Signed, sign
 
-RECORD_VERSION: Final = 1
+RECORD_VERSION: Final = 2
 PAYLOAD_BYTES_MAX: Final = 1024
 SIGNED_RECORD_BYTES_MAX: Final = PAYLOAD_BYTES_MAX + ENVELOPE_BYTES_MAX
 NETWORK_CHARS_MAX: Final = 64
 ADDRESSES_MAX: Final = 4
 ADDRESS_CHARS_MAX: Final = 80
+RELAY_CHARS_MAX: Final = 128
 LABEL_CHARS_MAX: Final = 64
 HOLDERS_MAX: Final = 16
 INTEGER_MAX: Final = (1 << 63) - 1
@@ -66,6 +67,7 @@ SEALED_BYTES_MAX: Final = 2 + _NONCE_BYTES + _AEAD_TAG_BYTES + SIGNED_RECORD_BYT
 
 _HOST_NAME = re.compile(r"(?!-)[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63})*", re.ASCII)
 _PORT = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
+_RELAY = re.compile(r"https://[a-z0-9.-]{1,100}(?::[1-9][0-9]{0,4})?/?", re.ASCII)
 _LABEL = re.compile(r"[\x21-\x7e]*", re.ASCII)
 
 
@@ -83,6 +85,7 @@ class NodeRecord(Message, frozen=True):
     price: int  # the ledger's smallest unit per GiB and epoch
     software: str
     dht: str  # `host:port` of its DHT node (UDP), or empty
+    iroh: list[str]  # its iroh endpoint: `https://` relays it is reached through, `host:port` of its UDP socket; or none
     seq: int  # the signer's clock in ms: the newest record of a node replaces the others
     expires_ms: int
 
@@ -195,6 +198,16 @@ def _are_addresses(addresses: list[str], *, least: int = 1) -> bool:
     return True
 
 
+def _are_iroh_addresses(addresses: list[str]) -> bool:
+    direct = [address for address in addresses if not is_relay(address)]
+    return len(addresses) <= ADDRESSES_MAX and _are_addresses(direct, least=0)
+
+
+def is_relay(address: str) -> bool:
+    """Whether it is the address of an iroh relay, and not of a socket."""
+    return len(address) <= RELAY_CHARS_MAX and _RELAY.fullmatch(address) is not None
+
+
 def _are_counts(*values: int) -> bool:
     return all(0 <= value <= INTEGER_MAX for value in values)
 
@@ -211,6 +224,7 @@ def _node_is_sound(record: NodeRecord) -> bool:
     return (
         _are_addresses(record.addresses, least=0)
         and _are_addresses([record.dht] if record.dht else [], least=0)
+        and _are_iroh_addresses(record.iroh)
         and len(record.roles) == len(set(record.roles))
         and ROLES.issuperset(record.roles)
         and _are_labels(record.region, record.operator, record.subnet, record.software)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -39,6 +39,11 @@ def init(
     dht_bootstrap: Annotated[
         list[str] | None, typer.Option(metavar="HOST:PORT", help="May be given again. [default: as config.toml]")
     ] = None,
+    nat: Annotated[
+        Literal["off", "auto"], typer.Option(help="auto: ask the router, by NAT-PMP or UPnP, to pass the ports on.")
+    ] = "off",
+    iroh: Annotated[bool, typer.Option("--iroh", help="Be reached over iroh too, where nobody can dial this machine.")] = False,
+    relay: Annotated[list[str] | None, typer.Option(metavar="URL", help="An iroh relay to meet at; at most two.")] = None,
 ) -> None:
     """Make this home's node: its key and node.toml. Prints its NodeID."""
     from dds.storage.home import ClientConfig, NodeConfig, private_directory, write_node_config
@@ -68,6 +73,9 @@ def init(
         memory_bytes_max=parse_size(memory),
         bootstrap=tuple(bootstrap or known.bootstrap),
         dht_bootstrap=tuple(dht_bootstrap or known.dht_bootstrap),
+        nat=nat,
+        iroh=iroh,
+        iroh_relays=tuple(relay or ()),
     )
     private_directory(node.root)
     write_node_config(node.config_file, config)
