@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 
 from dds.placement.draw import Candidate
 
@@ -56,12 +57,29 @@ class Oracle:
         self.left = self.full
         self.n, self.words = n, words_below(seed)
         self.limits = {label: self.least(label, limits[label]) for label in LABELS}
+        self.aim = next(limit for limit in range(1, n + 2) if limit == self.limits["region"] or self.reaches(limit))
 
     def least(self, label: str, limit: int) -> int:
         names = [getattr(c, label) for c in self.full]
         while sum(min(names.count(name), limit) for name in set(names)) < self.n:
             limit += 1
         return limit
+
+    def reaches(self, limit: int) -> bool:
+        """Whether the regions hold n with `limit` each, counted on for twice their share of the weight at most."""
+        whole = sum(c.weight for c in self.full)
+        held = Fraction(0)
+        for region in {c.region for c in self.full}:
+            inside = [c for c in self.full if c.region == region]
+            rooms = [
+                sum(
+                    min(sum(getattr(c, label) == name for c in inside), self.limits[label])
+                    for name in {getattr(c, label) for c in inside}
+                )
+                for label in ("operator", "subnet")
+            ]
+            held += min(*rooms, limit, Fraction(2 * self.n * sum(c.weight for c in inside), whole))
+        return held >= self.n
 
     def point(self) -> Candidate:
         return entry_at(self.left, next(self.words)(sum(c.weight for c in self.left)))
@@ -107,9 +125,18 @@ class Oracle:
         self.limits = {label: limit + 1 for label, limit in self.limits.items()}
 
     def chosen(self) -> list[Candidate]:
+        rule = self.limits["region"]
+        for limit in range(self.aim, min(self.aim + 2, rule)):
+            self.limits["region"] = limit
+            for _ in range(4):
+                picked: list[Candidate] = []
+                if self.fill(picked):
+                    self.limits["region"] = rule
+                    return picked
+        self.limits["region"] = rule
         furthest: list[Candidate] = []
         for _ in range(16):
-            picked: list[Candidate] = []
+            picked = []
             if self.fill(picked):
                 return picked
             if len(picked) > len(furthest):

@@ -1,25 +1,28 @@
 """Drawing an ordered list of nodes for a segment: candidates + rules + seed -> who, in which order, and what had to bend.
 
 Decides who is asked, first to last, and which spread rules hold: one fragment per node and per subnet, at most m-1 per region
-(any region may vanish), at most max(1, m//3) per operator. When the network is too small the softest rule bends first
-(subnet, then operator, then region) and the draw says so; two fragments on one node are never allowed. It does not know
-whether a node answers: that is the upload's business.
+(any region may vanish), at most max(1, m//3) per operator. Below m-1 the regions share a segment as evenly as their nodes and
+their weight allow; that is an aim and no rule. When the network is too small the softest rule bends first (subnet, then
+operator, then region) and the draw says so; two fragments on one node are never allowed. It does not know whether a node
+answers: that is the upload's business.
 
 Anyone can draw again from the same inputs. Candidates are put in the order of their NodeIDs, each as long as its weight; a
 word, SHA-256(seed || counter) reduced without bias, points at one of them, and one that is taken or would break a rule is
 passed over for the next word. That is weighted sampling without replacement among those allowed. Picking one by one may lead
 into a dead end although an arrangement exists (three rules at once make finding one NP-hard: 3-dimensional matching), so a
 dead end is left by exchanging one pick, then by starting anew with the next words, before any rule bends.
+Source: docs/spec/placement.md.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from operator import attrgetter
 from typing import Final
 
 from dds.primitives.errors import NotEnoughNodes
@@ -32,6 +35,9 @@ RULES: Final = ("subnet", "operator", "region")  # softest first
 ATTEMPTS_MAX: Final = 16
 EXCHANGED_PER_KIND_MAX: Final = 8  # candidates of one operator and region that a dead end's exchange looks at
 MISSES_MAX: Final = 16  # words that point at nobody allowed, before the list is cut down to those allowed
+EVEN_ATTEMPTS_MAX: Final = 4  # with one limit of the regions that is lower than the rule's
+EVEN_STEPS_MAX: Final = 2  # such limits that are tried, from the least on
+EVEN_STRETCH: Final = 2  # an even spread counts on no region for more than so often its share of the weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +80,27 @@ class Draw:
     chosen: tuple[NodeID, ...]  # by fragment index
     spares: tuple[NodeID, ...]  # in the order they are to be asked
     bends: tuple[Bend, ...]
+    region_aim: int = 0  # an even spread: the least that the fullest region could have to hold
+    region_limit: int = 0  # what a region might hold when it was drawn; more than the aim where none was found for it
 
 
-def draw(candidates: Sequence[Candidate], n: int, rules: Rules, seed: bytes, *, spares: int = SPARES) -> Draw:
+def draw(
+    candidates: Sequence[Candidate],
+    n: int,
+    rules: Rules,
+    seed: bytes,
+    *,
+    spares: int = SPARES,
+    held: Sequence[Candidate] = (),
+) -> Draw:
     """Draw `n` nodes and up to `spares` more. The candidates' order does not matter; a node counts once.
+
+    `held` have fragments of the segment already: they are not drawn, and count in every limit.
 
     Raises:
         NotEnoughNodes: fewer than `n` distinct candidates.
     """
-    pool = _canonical(candidates)
+    pool = _canonical(candidates, {c.node_id for c in held})
     if len(pool) < n:
         raise NotEnoughNodes(
             f"{n} nodes are needed and {len(pool)} are known",
@@ -92,7 +110,11 @@ def draw(candidates: Sequence[Candidate], n: int, rules: Rules, seed: bytes, *, 
         )
     urn = _Urn(pool, _Words(seed))
     caps = {"subnet": rules.per_subnet, "operator": rules.per_operator, "region": rules.per_region}
-    hand = _arrange(n, {rule: max(cap, _least_cap(pool, rule, n)) for rule, cap in caps.items()}, urn)
+    limits = {rule: _least_limit(pool, held, rule, cap, n) for rule, cap in caps.items()}
+    aim = _even_aim(pool, held, limits, n)
+    hand = _evenly(n, limits, aim, held, urn) or _arrange(n, limits, held, urn)
+    region_limit = hand.limits["region"]
+    hand.limits["region"] = max(region_limit, limits["region"])  # spares need not be even
     chosen = tuple(hand.picked)
     rest: list[NodeID] = []
     for fits in (hand.allows, hand.is_free):
@@ -101,16 +123,18 @@ def draw(candidates: Sequence[Candidate], n: int, rules: Rules, seed: bytes, *, 
         while len(rest) < spares and (spare := urn.pick(fits)):
             hand.free.discard(spare.node_id)
             rest.append(spare.node_id)
-    return Draw(tuple(c.node_id for c in chosen), tuple(rest), _bends(chosen, caps))
+    return Draw(tuple(c.node_id for c in chosen), tuple(rest), _bends([*held, *chosen], caps), aim, region_limit)
 
 
-def _canonical(candidates: Sequence[Candidate]) -> list[Candidate]:
+def _canonical(candidates: Sequence[Candidate], held: Set[NodeID]) -> list[Candidate]:
     """One entry a node, in NodeID order; of several the least by region, operator, subnet, weight."""
     by_id: dict[NodeID, Candidate] = {}
     for c in candidates:
-        other = by_id.get(c.node_id)
-        if other is None or _details(c) < _details(other):
+        other = by_id.setdefault(c.node_id, c)
+        if other is not c and _details(c) < _details(other):
             by_id[c.node_id] = c
+    for node_id in held:
+        by_id.pop(node_id, None)
     return [by_id[node_id] for node_id in sorted(by_id)]
 
 
@@ -118,10 +142,51 @@ def _details(c: Candidate) -> tuple[str, str, str, int]:
     return c.region, c.operator, c.subnet, c.weight
 
 
-def _least_cap(pool: Sequence[Candidate], rule: str, n: int) -> int:
-    """The least bound on this rule alone under which `n` of the pool can be chosen."""
-    sizes = Counter(getattr(c, rule) for c in pool).values()
-    return next(cap for cap in range(1, max(n, 1) + 1) if sum(min(size, cap) for size in sizes) >= n)
+def _least_limit(pool: Sequence[Candidate], held: Sequence[Candidate], rule: str, cap: int, n: int) -> int:
+    """The least bound on this rule alone, `cap` or above, under which `n` of the pool can be chosen."""
+    sizes, used = _label_counts(pool, rule), _label_counts(held, rule)
+    last = n + max(used.values(), default=0)
+    return next(
+        (at for at in range(cap, last) if sum(_room(size, at, used[of]) for of, size in sizes.items()) >= n), max(cap, last)
+    )
+
+
+def _room(size: int, limit: int, used: int) -> int:
+    return max(0, min(size, limit - used))
+
+
+def _label_counts(nodes: Sequence[Candidate], rule: str) -> Counter[str]:
+    return Counter(map(attrgetter(rule), nodes))
+
+
+def _even_aim(pool: Sequence[Candidate], held: Sequence[Candidate], limits: dict[str, int], n: int) -> int:
+    """The least limit of the regions under which they could hold `n` more, none of them drawn far beyond its weight.
+
+    Were a region counted on for whatever it has, one node that alone says "here" would be in every segment.
+    """
+    weights: Counter[str] = Counter()
+    for c in pool:
+        weights[c.region] += min(max(c.weight, 1), WEIGHT_MAX)
+    total, used = weights.total(), _label_counts(held, "region")
+    rooms = _region_rooms(pool, limits)
+
+    def reached(limit: int) -> int:
+        return sum(
+            min(_room(room, limit, used[region]) * total, EVEN_STRETCH * n * weights[region]) for region, room in rooms.items()
+        )
+
+    return next((limit for limit in range(1, limits["region"]) if reached(limit) >= n * total), limits["region"])
+
+
+def _region_rooms(pool: Sequence[Candidate], limits: dict[str, int]) -> dict[str, int]:
+    """How many each region could hold for its operators and subnets, each of the two looked at alone: an upper bound."""
+    rooms: dict[str, int] = {}
+    for rule in ("operator", "subnet"):
+        inside: Counter[str] = Counter()
+        for (region, _), size in Counter(map(attrgetter("region", rule), pool)).items():
+            inside[region] += min(size, limits[rule])
+        rooms = {region: min(room, rooms.get(region, room)) for region, room in inside.items()}
+    return rooms
 
 
 class _Words:
@@ -171,11 +236,11 @@ def _running_weights(pool: Sequence[Candidate]) -> list[int]:
 class _Hand:
     """What is picked so far, and what the limits still allow."""
 
-    def __init__(self, everyone: Sequence[Candidate], limits: dict[str, int]) -> None:
+    def __init__(self, everyone: Sequence[Candidate], limits: dict[str, int], held: Sequence[Candidate]) -> None:
         self.picked: list[Candidate] = []
         self.free = {c.node_id for c in everyone}
         self.limits = dict(limits)
-        self._used: dict[str, Counter[str]] = {rule: Counter() for rule in RULES}
+        self._used: dict[str, Counter[str]] = {rule: _label_counts(held, rule) for rule in RULES}
 
     def take(self, candidate: Candidate) -> None:
         self.picked.append(candidate)
@@ -203,11 +268,21 @@ class _Hand:
         )
 
 
-def _arrange(n: int, limits: dict[str, int], urn: _Urn) -> _Hand:
+def _evenly(n: int, limits: dict[str, int], aim: int, held: Sequence[Candidate], urn: _Urn) -> _Hand | None:
+    """`n` picks within lower limits of the regions, the least first, where a few attempts find them."""
+    for region in range(aim, min(aim + EVEN_STEPS_MAX, limits["region"])):
+        for _ in range(EVEN_ATTEMPTS_MAX):
+            hand = _Hand(urn.everyone, {**limits, "region": region}, held)
+            if _fill(hand, n, urn):
+                return hand
+    return None
+
+
+def _arrange(n: int, limits: dict[str, int], held: Sequence[Candidate], urn: _Urn) -> _Hand:
     """`n` picks within the limits where one of a few attempts finds them; else the fullest attempt, rules relaxed."""
-    best = _Hand(urn.everyone, limits)
+    best = _Hand(urn.everyone, limits, held)
     for _ in range(ATTEMPTS_MAX):
-        hand = _Hand(urn.everyone, limits)
+        hand = _Hand(urn.everyone, limits, held)
         if _fill(hand, n, urn):
             return hand
         best = max(best, hand, key=lambda each: len(each.picked))
