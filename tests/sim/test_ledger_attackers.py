@@ -15,7 +15,7 @@ import pytest
 
 from dds.ledger.records import SEGMENTS, Holding
 from dds.ledger.rules.inventory import total_leaves
-from dds.ledger.rules.weights import candidates
+from dds.ledger.rules.weights import Wanted, screen
 from dds.ledger.rules.witnesses import beacon_commitment, beacon_of
 from dds.primitives.hashing import sha256
 from dds.primitives.keys import SigningKey
@@ -203,7 +203,7 @@ def share_of_draws(parts: int, *, operators: int) -> tuple[float, float]:
     arena = Arena(9 + parts, owners=owners, capacity=capacity, params=params)
     arena.tick()
     hers = {arena.node_key(number).public for number in owners}
-    pool = candidates(arena.state, fragment_bytes=MIB, price=PRICE, term_epochs=1)
+    pool = screen(arena.state, Wanted("ssn", MIB, PRICE, 1)).candidates
     weight = sum(each.weight for each in pool if each.node_id in hers) / sum(each.weight for each in pool)
     arena.open(HONEST, term=1)
     for _ in range(6):

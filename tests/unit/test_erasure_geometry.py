@@ -28,7 +28,8 @@ def test_classes_have_the_specified_geometries() -> None:
     assert class_geometry("standard") == STANDARD == (10, 6)
     assert class_geometry("hot") == HOT == (10, 10)
     assert class_geometry("archive") == ARCHIVE == (16, 16)
-    assert ARCHIVE_SMALL == (6, 6)
+    assert class_geometry("archive", 6, 6) == ARCHIVE_SMALL == (6, 6)
+    assert class_geometry("archive", 16, 16) == ARCHIVE
     assert class_geometry("custom", 4, 2) == (4, 2)
     assert str(STANDARD) == "10+6"
 
@@ -81,7 +82,14 @@ def test_custom_geometries_at_the_bounds_are_accepted(k: int, m: int) -> None:
 
 
 def test_classes_and_numbers_must_fit_together() -> None:
-    for wrong in (("fast", None, None), ("custom", None, 2), ("custom", 4, None), ("standard", 10, 6), ("", None, None)):
+    for wrong in (
+        ("fast", None, None),
+        ("custom", None, 2),
+        ("custom", 4, None),
+        ("standard", 10, 6),
+        ("archive", 10, 6),
+        ("", None, None),
+    ):
         with pytest.raises(InputError):
             class_geometry(*wrong)
 

@@ -10,7 +10,7 @@ import pytest
 from dds.ledger.records import OPERATORS, STANDINGS, NodeStatus, Standing, number_key
 from dds.ledger.rent import collateral
 from dds.ledger.rules.slashing import jail
-from dds.ledger.rules.weights import candidates
+from dds.ledger.rules.weights import Wanted, screen
 from dds.placement.draw import WEIGHT_MAX
 from dds.primitives.money import TOKEN
 from dds.primitives.units import MIB
@@ -25,9 +25,9 @@ def ledger() -> Ledger:
 
 
 def weights(
-    ledger: Ledger, *, size: int = MIB, price: int = 1000, term: int = 100, exclude: tuple[int, ...] = ()
+    ledger: Ledger, *, size: int = MIB, price: int = 1000, term: int = 100, exclude: tuple[int, ...] = (), role: str = "ssn"
 ) -> dict[int, int]:
-    drawn = candidates(ledger.state, fragment_bytes=size, price=price, term_epochs=term, exclude=exclude)
+    drawn = screen(ledger.state, Wanted(role, size, price, term), exclude).candidates
     by_id = {node.public: number for number, node in enumerate(ledger.nodes)}
     return {by_id[each.node_id]: each.weight for each in drawn}
 

@@ -50,10 +50,12 @@ class Geometry(NamedTuple):
 STANDARD: Final = Geometry(10, 6)
 HOT: Final = Geometry(10, 10)
 ARCHIVE: Final = Geometry(16, 16)
-ARCHIVE_SMALL: Final = Geometry(6, 6)  # archive on a network of at least 12 but fewer than 32 archive nodes
+ARCHIVE_SMALL: Final = Geometry(6, 6)  # archive on a network with fewer than 32 archive nodes, a devnet above all
 
 CUSTOM_CLASS: Final = "custom"
-CLASSES: Final = {"standard": STANDARD, "hot": HOT, "archive": ARCHIVE}
+ARCHIVE_CLASS: Final = "archive"
+CLASSES: Final = {"standard": STANDARD, "hot": HOT, ARCHIVE_CLASS: ARCHIVE}
+ARCHIVES: Final = {str(each): each for each in (ARCHIVE, ARCHIVE_SMALL)}  # as a network's configuration names them
 
 
 def custom_geometry(k: int, m: int) -> Geometry:
@@ -70,7 +72,7 @@ def custom_geometry(k: int, m: int) -> Geometry:
 
 
 def class_geometry(name: str, k: int | None = None, m: int | None = None) -> Geometry:
-    """The geometry of a storage class; `k` and `m` belong to "custom" only.
+    """The geometry of a storage class; `k` and `m` belong to "custom", and to "archive", which has one of two.
 
     Raises:
         InputError: no such class, or k and m where they do not belong or are out of bounds.
@@ -79,6 +81,8 @@ def class_geometry(name: str, k: int | None = None, m: int | None = None) -> Geo
         if k is None or m is None:
             raise InputError("class custom needs both k and m")
         return custom_geometry(k, m)
+    if name == ARCHIVE_CLASS and (k, m) in ARCHIVES.values():
+        return Geometry(*ARCHIVES[f"{k}+{m}"])
     if k is not None or m is not None:
         raise InputError(f"class {name} has its own k and m", hint="name the class custom to choose them")
     if name not in CLASSES:

@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import Any, Final, Generic, TypeVar
 
 from dds.ledger.params import Params
+from dds.placement.roles import SSN
 from dds.primitives.hashing import tagged_hash
 from dds.wire.codec import Message
 from dds.wire.ledger import StripeRun
@@ -181,6 +182,7 @@ class Segment(Message, frozen=True):
     sponsors: tuple[SponsorEntry, ...]
     registered_epoch: int
     redraws: int = 0  # ever made
+    role: str = SSN  # of the nodes that it is drawn among
 
 
 class Endowment(Message, frozen=True):

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+from dds.erasure.geometry import ARCHIVE_CLASS, ARCHIVES
 from dds.primitives.cid import CID
 from dds.primitives.errors import InputError
 from dds.runtime.contract_desk import Confirm, accept, open_desk
@@ -22,7 +24,7 @@ from dds.runtime.origin_client import OriginClient
 from dds.runtime.put import Put
 from dds.runtime.results import ContentStat, Entry, GetResult, Progress, PutOptions, PutResult
 from dds.storage.catalog import Catalog
-from dds.storage.home import Home
+from dds.storage.home import ClientConfig, Home
 from dds.storage.source import SourceOptions, measure_dag
 from dds.transport.heap import CLIENT_KEPT_BYTES, CLIENT_MAPPED_BYTES_MIN, keep_freed_memory
 
@@ -56,7 +58,7 @@ class Client:
             InputError, SourceChangedError: about the source or the options, or the quote was declined.
             NotEnoughNodes: too few nodes took their fragments; running it again resumes where it stopped.
         """
-        options = options or PutOptions()
+        options = on_network(options or PutOptions(), self._home.client_config())
         desk = open_desk(
             self.network.client, self.network.name, self._home.client_config().ledger, self.network.key, options, confirm
         )
@@ -102,6 +104,14 @@ class Client:
     def _reading(self, content: CID, progress: Callable[[Progress], None]) -> Reading:
         note = self._catalog.content(content)
         return Reading(self.network, content, note.holders if note else (), progress)
+
+
+def on_network(options: PutOptions, config: ClientConfig) -> PutOptions:
+    """With the geometry that class archive has on this network: whoever goes on with the put need not know the network's."""
+    if options.class_name != ARCHIVE_CLASS or options.k is not None:
+        return options
+    k, m = ARCHIVES[config.archive]
+    return replace(options, k=k, m=m)
 
 
 async def dag_bytes(source: Path | BinaryIO, options: PutOptions) -> int | None:

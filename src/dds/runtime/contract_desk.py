@@ -40,6 +40,7 @@ from dds.ledger.records import (
 )
 from dds.ledger.rent import quote
 from dds.placement.draw import Draw
+from dds.placement.roles import more_nodes, storage_role
 from dds.primitives.errors import DDSError, InputError, LedgerRefused, UnavailableError
 from dds.primitives.hashing import sha256
 from dds.primitives.ids import NodeID, SegmentID
@@ -74,6 +75,7 @@ CONTRACT_EXISTS: Final = "contract-exists"
 SEGMENT_EXISTS: Final = "segment-exists"
 FEES: Final = ("fee", "fee-burned")
 NO_ESCROW: Final = "insufficient-escrow"
+NO_NODES: Final = "not-enough-nodes"
 UNPAID_HINT: Final = "store it anew with --dedup off, or wait for the next epoch"
 GIVE_BACK_S: Final = 15.0  # the longest that a put which failed waits for the ledger
 SWEPT_MAX: Final = 256  # of a contract's latest reservations: what killed puts left is looked for among them
@@ -260,7 +262,11 @@ class ContractDesk:
         """
         needed = quote(self._params, [fragment_bytes_max] * width, self._price, self._epochs).total
         async with self._one:
-            done = await self._paying(needed, Reserve(self._contract, 1, width, m, fragment_bytes_max))
+            try:
+                done = await self._paying(needed, Reserve(self._contract, 1, width, m, fragment_bytes_max))
+            except LedgerRefused as refusal:
+                hint = more_nodes(storage_role(self.class_name), width) if refusal.refusal == NO_NODES else refusal.hint
+                raise LedgerRefused(refusal.refusal, f"class {self.class_name}: {refusal.message}", hint=hint) from None
         identifier = next(event.evidence for event in done.events if event.name == "reserved")
         self._open.add(identifier)
         reservation, ticket = await self._prove(identifier)

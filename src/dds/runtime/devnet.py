@@ -59,6 +59,7 @@ DAEMON: Final = "dds.runtime.daemon"
 HOSTILE_DAEMON: Final = "dds.runtime.hostile"  # a test aid: serves altered bytes
 SETTLE_EPOCHS: Final = 2  # so that pay is seen soon
 EDGE_FREE_READ_BYTES_PER_DAY: Final = 64 * KIB  # so that an edge is soon paid, and that is seen
+ARCHIVE: Final = "6+6"  # class archive: twelve archive nodes are enough
 
 RUNNING, STOPPED, PAUSED, STARTING = "running", "stopped", "paused", "starting"
 
@@ -386,7 +387,7 @@ class Devnet:
                 config = replace(config, free_read_bytes_per_day=EDGE_FREE_READ_BYTES_PER_DAY)
             write_node_config(self.node_home(member.name).config_file, config)
         own = ClientConfig(network, peers, hosts, ledger=ledger, accept_quotes=True)
-        own = replace(own, region=HOME_REGION, simulated_rtt_ms=shape.latency_ms)
+        own = replace(own, region=HOME_REGION, simulated_rtt_ms=shape.latency_ms, archive=ARCHIVE)
         write_client_config(self.home.config_file, own)
         write_atomic(self._plan_file, msgspec.json.encode(_Plan(1, network, shape, tuple(members))))
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from dds.placement.draw import WEIGHT_MAX, Candidate
+from dds.placement.roles import storage_role
 from dds.primitives.cid import CID
 from dds.primitives.errors import DDSError, FormatError, UnavailableError
 from dds.primitives.ids import NodeID, SegmentID, id_text
@@ -67,7 +68,6 @@ DHT_VALUES_MAX: Final = 48
 ANNOUNCE_TIMEOUT_S: Final = 5.0
 ANNOUNCING_ENDS_S: Final = 6.0  # how long `stop` waits for announcements under way
 ORIGIN_LIFETIME_MS: Final = 15 * 60_000  # an origin goes when the network has the content, and its record soon after
-STORING_ROLES: Final = frozenset({"ssn"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +172,13 @@ class Network:
     def known_nodes(self) -> list[NodeID]:
         return list(dict.fromkeys([*self._nodes, *self._bootstrap]))
 
-    def candidates(self) -> list[Candidate]:
-        """Nodes that store for others and have room, weighted by it."""
-        now = self.now_ms()
+    def candidates(self, class_name: str) -> list[Candidate]:
+        """Nodes that keep this class for others and have room, weighted by it."""
+        now, role = self.now_ms(), storage_role(class_name)
         return [
             Candidate(node, r.region, r.operator, r.subnet, min(max(r.free_bytes // MIB, 1), WEIGHT_MAX))
             for node, r in self._nodes.items()
-            if STORING_ROLES.intersection(r.roles) and r.free_bytes > 0 and is_current(r, NODE, now)
+            if role in r.roles and r.free_bytes > 0 and is_current(r, NODE, now)
         ]
 
     def labels(self, node: NodeID) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from dds.erasure.geometry import Geometry, class_geometry
 from dds.erasure.segment_builder import ClosedSegment
 from dds.erasure.stripes import EncodedStripe
 from dds.placement.draw import Draw, Rules, draw
+from dds.placement.roles import too_few
 from dds.primitives.errors import NotEnoughNodes
 from dds.primitives.hashing import tagged_hash
 from dds.primitives.ids import NodeID, SegmentID, UploadID
@@ -81,7 +82,7 @@ class NewSegments:
     async def _open(self, segment: int, stripe: EncodedStripe, last: bool) -> SegmentSender:
         """A sender with its nodes drawn, or with those of a broken put of the same thing."""
         width, m = len(stripe.fragments), stripe.shape.m
-        candidates = self.network.candidates()
+        candidates = self.network.candidates(self.options.class_name)
         start = self.start_of(segment)
         self._journal[segment] = self.source_key, start
         note = self.catalog.open_upload(self.source_key, start)
@@ -91,6 +92,8 @@ class NewSegments:
             rest = [candidate for candidate in candidates if candidate.node_id not in note.nodes]
             spares = draw(rest, 0, Rules.for_loss_tolerance(m), bytes(note.upload_id)).spares
             return self._sender(note.upload_id, Draw(note.nodes, spares, ()), segment, m, resume=True)
+        if len(candidates) < width:
+            raise too_few(self.options.class_name, width, len(candidates))
         upload_id = UploadID(os.urandom(16))
         seed = tagged_hash(b"dds/candidates/v1", self.network.key.public, upload_id, segment.to_bytes(8, "big"))
         order = draw(candidates, width, Rules.for_loss_tolerance(m), seed)

@@ -74,6 +74,7 @@ class ClientConfig:
     simulated_rtt_ms: RoundTrip = 0  # added to every exchange with a node of another region; a devnet's test aid
     iroh: bool = False  # reach nodes that cannot be dialled over iroh
     iroh_relays: Relays = ()
+    archive: Literal["16+16", "6+6"] = "16+16"  # the geometry of class archive on this network
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,10 +151,12 @@ def open_contract(
     yes: YesOption = False,
 ) -> None:
     """Open the wallet's contract of a class. Without --term 30 days, without --price-max twice the price now."""
-    from dds.erasure.geometry import class_geometry
+    from dds.erasure.geometry import ARCHIVE_CLASS, ARCHIVES, class_geometry
     from dds.ledger.records import contract_id
     from dds.wire.ledger import OpenContract
 
+    if class_name == ARCHIVE_CLASS and k is None and m is None:
+        k, m = ARCHIVES[session.open_home().client_config().archive]
     geometry, units = class_geometry(class_name, k, m), parse_tokens(deposit)
 
     async def work(desk: Desk) -> None:

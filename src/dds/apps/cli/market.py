@@ -131,9 +131,11 @@ def quote(
     ] = None,
 ) -> None:
     """Show what storing SIZE would cost now: rent, fee, reserve, and per GiB and month."""
-    from dds.erasure.geometry import CUSTOM_CLASS, class_geometry
+    from dds.erasure.geometry import ARCHIVE_CLASS, ARCHIVES, CUSTOM_CLASS, class_geometry
 
     name = class_name or (CUSTOM_CLASS if k is not None or m is not None else "standard")
+    if name == ARCHIVE_CLASS and k is None and m is None:
+        k, m = ARCHIVES[session.open_home().client_config().archive]
     geometry, wanted = class_geometry(name, k, m), parse_size(size)
     if not 0 < wanted <= QUOTE_BYTES_MAX:
         raise InputError(f"a size from 1 byte to {human_bytes(QUOTE_BYTES_MAX)}")

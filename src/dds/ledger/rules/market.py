@@ -1,7 +1,7 @@
 """The market: what nodes ask, what was bought, and from both the next epoch's one price.
 
 Decides the clearing price and the reference price at each epoch's end. A buy happens at once, at the price that stands, among
-the asks at or below it (`weights.candidates`); what an epoch bought only moves the price of the next. The creator's own limit
+the asks at or below it (`weights.screen`); what an epoch bought only moves the price of the next. The creator's own limit
 is checked where it buys: no rule here can make anybody pay more than that.
 Source: docs/spec/ledger.md, "Market".
 """
@@ -31,8 +31,8 @@ from dds.ledger.records import (
     number_key,
 )
 from dds.ledger.rules.standing import is_suspended
-from dds.ledger.rules.weights import STORAGE_ROLES
 from dds.ledger.state import State
+from dds.placement.roles import STORAGE_ROLES
 from dds.primitives.money import AMOUNT_MAX, MILLION, mul_div_ceil, share_ppm
 from dds.primitives.units import MIB
 

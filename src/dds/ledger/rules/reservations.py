@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import replace as replace_fields
 from typing import Final
 
 from msgspec.structs import replace
@@ -30,17 +31,19 @@ from dds.ledger.rules.funding import find_contract, own_contract, require_escrow
 from dds.ledger.rules.holding import promise, touch_living
 from dds.ledger.rules.settlement import put_at
 from dds.ledger.rules.standing import is_vetted, standing_of
-from dds.ledger.rules.weights import candidates
+from dds.ledger.rules.weights import Screened, Wanted, screen
 from dds.ledger.rules.witnesses import beacon_of
 from dds.ledger.state import State
 from dds.placement.draw import Candidate, Draw, Rules, draw
+from dds.placement.explain import Drawing, LeftOut, Reason
+from dds.placement.roles import storage_role
 from dds.primitives.errors import NotEnoughNodes
 from dds.primitives.hashing import tagged_hash
 from dds.primitives.ids import NodeID
 from dds.primitives.units import SLOT_BYTES_MAX, STRIPES_PER_SEGMENT_MAX
 from dds.wire.ledger import BATCH_MAX, CancelReservations, Redraw, Reserve, Tx
 
-SEED_TAG: Final = b"dds/placement/v1"
+SEED_TAG: Final = b"dds/placement/v2"
 SWEPT_MAX: Final = 2 * BATCH_MAX  # more than one transaction makes, so that what is left behind gets less
 INDEX_BYTES_MAX: Final = STRIPES_PER_SEGMENT_MAX * SLOT_BYTES_MAX  # more room than a segment can use is not held
 DEMAND_BYTES_MAX: Final = 1 << 62  # declared capacities are words: their sum must still fit into an entry
@@ -51,6 +54,11 @@ DEMAND_BYTES_MAX: Final = 1 << 62  # declared capacities are words: their sum mu
 
 def reserve(state: State, tx: Tx, body: Reserve) -> None:
     """Draw for `count` segments at the last clearing price, which is theirs until the reservation expires."""
+    reservations_drawn(state, tx, body)
+
+
+def reservations_drawn(state: State, tx: Tx, body: Reserve) -> dict[bytes, Drawing]:
+    """What `reserve` does; by reservation how it was drawn, for whoever explains it."""
     own_contract(state, body.contract, tx.sender)
     contract, price = _sweep(state, body.contract), state.chain.price
     require(body.loss_tolerance < body.width, "bad-geometry", f"{body.width} nodes, of which {body.loss_tolerance} may be lost")
@@ -59,21 +67,32 @@ def reserve(state: State, tx: Tx, body: Reserve) -> None:
     require_price(contract, price)
     each = rent.quote(state.params, [body.fragment_bytes_max] * body.width, price, contract.term_epochs).total
     require_escrow(contract, each * body.count)
-    pool = candidates(state, fragment_bytes=body.fragment_bytes_max, price=price, term_epochs=contract.term_epochs)
+    wanted = Wanted(storage_role(contract.class_name), body.fragment_bytes_max, price, contract.term_epochs)
+    screened = screen(state, wanted)
     drawn: Counter[int] = Counter()
+    drawings: dict[bytes, Drawing] = {}
     for counter in range(contract.reservations, contract.reservations + body.count):
         identifier = reservation_id(body.contract, counter)
-        found = _draw(state, pool, body.width, body.loss_tolerance, identifier)
-        made = _reservation(state, body, price, found, each)
+        drawing = drawings[identifier] = _draw(state, wanted, screened, body.width, body.loss_tolerance, identifier)
+        made = _reservation(state, body, price, drawing.found, each)
         state.put(RESERVATIONS, identifier, made)
         for number in made.chosen:
             promise(state, number, 0, body.fragment_bytes_max)
         drawn.update(made.chosen)
         full = _full(state, drawn, body.fragment_bytes_max, price)
-        pool = [candidate for candidate in pool if candidate.node_id not in full]
+        screened = _without(screened, full)
         detail = "; ".join((*made.bends, *_unvetted(state, made.chosen))) or "every spread rule holds"
         state.emit("reserved", amount=each, contract=body.contract, detail=detail, evidence=identifier)
     _note(state, body, each * body.count)
+    return drawings
+
+
+def _without(screened: Screened, full: Collection[NodeID]) -> Screened:
+    if not full:
+        return screened
+    left = tuple(each for each in screened.candidates if each.node_id not in full)
+    gone = tuple(LeftOut(each.node_id, Reason.USED_UP) for each in screened.candidates if each.node_id in full)
+    return replace_fields(screened, candidates=left, left_out=(*screened.left_out, *gone))
 
 
 def _sweep(state: State, contract_id: bytes) -> Contract:
@@ -177,6 +196,11 @@ def close_reservation(state: State, identifier: bytes, found: Reservation) -> No
 
 def redraw(state: State, tx: Tx, body: Redraw) -> None:
     """New pending nodes for indices that nobody holds; by anyone. Their receipts name the draw (records.receipt_contract)."""
+    redrawn(state, tx, body)
+
+
+def redrawn(state: State, _tx: Tx, body: Redraw) -> Drawing:
+    """What `redraw` does; how it was drawn, for whoever explains it."""
     require_ascending(body.indices, "indices")
     segment = touch_living(state, body.segment_id)
     for index in body.indices:
@@ -187,45 +211,35 @@ def redraw(state: State, tx: Tx, body: Redraw) -> None:
         )
     number = segment.redraws + 1
     seed_of = tagged_hash(b"dds/redraw/v1", segment.reservation, number.to_bytes(8, "big"))
-    found = _draw(state, _newcomers(state, segment, body.indices), len(body.indices), segment.loss_tolerance, seed_of)
+    drawing = _draw_newcomers(state, segment, body.indices, seed_of)
+    bends = tuple(bend.describe(segment.loss_tolerance) for bend in drawing.found.bends)
     segment = replace(segment, redraws=number)
-    for index, drawn in zip(body.indices, _numbers(state, found.chosen), strict=True):
+    for index, drawn in zip(body.indices, _numbers(state, drawing.found.chosen), strict=True):
         segment = _pend(state, segment, index, drawn)
         state.emit(
             "redrawn",
             node=drawn,
             segment=body.segment_id,
             index=index,
-            detail="; ".join((f"draw {number}", *_unvetted(state, [drawn]))),
+            detail="; ".join((f"draw {number}", *bends, *_unvetted(state, [drawn]))),
         )
     state.put(SEGMENTS, body.segment_id, segment)
+    return drawing
 
 
-def _newcomers(state: State, segment: Segment, indices: Sequence[int]) -> list[Candidate]:
-    """Candidates beside the present holders; without those whose region, operator or subnet is full, where enough are left."""
+def _draw_newcomers(state: State, segment: Segment, indices: Sequence[int], seed_of: bytes) -> Drawing:
+    """Beside the present holders, who count in every limit."""
     holders = [each.node for each in segment.assignments if each.state != Holding.FREED]
-    everyone = candidates(
-        state,
+    wanted = Wanted(
+        role=segment.role,
         fragment_bytes=max(rent.stripes_bytes(segment.stripes, index, segment.released) for index in indices),
         price=segment.price,
         term_epochs=max(0, max(entry.end_epoch for entry in segment.sponsors) - state.epoch),
-        exclude=frozenset(holders),
     )
-    spread = _without_full(state, everyone, holders, Rules.for_loss_tolerance(segment.loss_tolerance))
-    return spread if len(spread) >= len(indices) else everyone
-
-
-def _without_full(state: State, everyone: Sequence[Candidate], holders: Collection[int], rules: Rules) -> list[Candidate]:
+    screened = screen(state, wanted, exclude=frozenset(holders))
     nodes = [state.node(number) for number in holders]
-    regions, subnets = Counter(node.region for node in nodes), Counter(node.subnet for node in nodes)
-    operators = Counter(node.operator.hex() for node in nodes)
-    return [
-        each
-        for each in everyone
-        if regions[each.region] < rules.per_region
-        and subnets[each.subnet] < rules.per_subnet
-        and operators[each.operator] < rules.per_operator
-    ]
+    held = tuple(Candidate(NodeID(node.node_id), node.region, node.operator.hex(), node.subnet, 1) for node in nodes)
+    return _draw(state, wanted, screened, len(indices), segment.loss_tolerance, seed_of, held)
 
 
 def _pend(state: State, segment: Segment, index: int, number: int) -> Segment:
@@ -242,12 +256,26 @@ def _pend(state: State, segment: Segment, index: int, number: int) -> Segment:
     return replace(segment, assignments=put_at(segment.assignments, index, pending))
 
 
-def _draw(state: State, pool: Sequence[Candidate], count: int, loss_tolerance: int, identifier: bytes) -> Draw:
+def _draw(
+    state: State,
+    wanted: Wanted,
+    screened: Screened,
+    count: int,
+    loss_tolerance: int,
+    identifier: bytes,
+    held: tuple[Candidate, ...] = (),
+) -> Drawing:
     seed = tagged_hash(SEED_TAG, beacon_of(state, state.epoch), identifier)
+    pool = screened.candidates
     try:
-        return draw(pool, count, Rules.for_loss_tolerance(loss_tolerance), seed)
-    except NotEnoughNodes as error:
-        raise Refused("not-enough-nodes", f"{error}: at this price, with room, collateral and long enough terms") from None
+        found = draw(pool, count, Rules.for_loss_tolerance(loss_tolerance), seed, held=held)
+    except NotEnoughNodes:
+        raise Refused(
+            "not-enough-nodes",
+            f"{count} {wanted.role} nodes are needed, and {len(pool)} can take it:"
+            " at this price, with room, collateral and long enough terms",
+        ) from None
+    return Drawing(pool, screened.left_out, count, loss_tolerance, seed, found, wanted.role, held, screened.unvetted)
 
 
 def _numbers(state: State, node_ids: Sequence[bytes]) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from dds.ledger.rules.holding import FREED, hold, promise, release, touch_living
 from dds.ledger.rules.reservations import close_reservation, find_reservation
 from dds.ledger.rules.settlement import put_at
 from dds.ledger.state import State
+from dds.placement.roles import storage_role
 from dds.primitives.errors import DDSError
 from dds.primitives.units import STRIPES_PER_SEGMENT_MAX
 from dds.wire.ledger import AddReceipts, RegisterSegments, ReportLoss, SegmentEntry, Tx, stripes_hash
@@ -64,6 +65,7 @@ def _register(state: State, tx: Tx, entry: SegmentEntry) -> None:
         assignments=(FREED,) * len(reservation.chosen),
         sponsors=(sponsor,),
         registered_epoch=state.epoch,
+        role=storage_role(contract.class_name),
     )
     state.emit("segment-registered", contract=reservation.contract, segment=entry.segment_id, detail=f"{total} bytes in all")
     state.put(SEGMENTS, entry.segment_id, _assign(state, entry, segment, reservation))

@@ -1,7 +1,7 @@
-"""Who may be drawn for an assignment, and how likely.
+"""Who may be drawn for an assignment, how likely, and of everybody else why not.
 
 Decides candidates and weights; the draw itself, with its spread rules, is `placement/draw.py`. A loop over all nodes, made
-once a reservation.
+once a reservation. Whoever explains a draw runs this very code: the reason that it gives is the one that it went by.
 Source: docs/spec/ledger.md, "Reputation, weights, the draw".
 """
 
@@ -9,58 +9,98 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Final
 
 from dds.ledger import rent
 from dds.ledger.params import Params
-from dds.ledger.records import OPERATORS, Node, NodeStatus, Operator
+from dds.ledger.records import OPERATORS, Node, NodeStatus, Operator, Standing
 from dds.ledger.rules.standing import is_suspended, is_vetted, score_ppm, standing_of
 from dds.ledger.state import State
 from dds.placement.draw import WEIGHT_MAX, Candidate
+from dds.placement.explain import LeftOut, Reason
+from dds.placement.roles import STORAGE_ROLES
 from dds.primitives.ids import NodeID
 from dds.primitives.money import MILLION, mul_div_ceil
 
-STORAGE_ROLES: Final = frozenset({"asn", "ssn"})
 TIB: Final = 1 << 40
 
 
-def candidates(
-    state: State, *, fragment_bytes: int, price: int, term_epochs: int, exclude: Collection[int] = ()
-) -> list[Candidate]:
-    """Nodes that can take `fragment_bytes` at `price` (per MiB-epoch) for `term_epochs`, in the order of their numbers.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a draw asks of a node."""
 
-    `exclude` are node numbers. Unvetted nodes together weigh at most `unvetted_share_ppm` of all; where vetted ones cannot
-    fill a draw, it takes unvetted ones however little they weigh, for nobody else is left to be drawn.
+    role: str
+    fragment_bytes: int
+    price: int  # per MiB-epoch
+    term_epochs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """Every node: those that may be drawn in the order of their numbers, those that may not with the reason."""
+
+    candidates: tuple[Candidate, ...]
+    left_out: tuple[LeftOut, ...]
+    unvetted: frozenset[NodeID]  # of the candidates
+
+
+def screen(state: State, wanted: Wanted, exclude: Collection[int] = ()) -> Screened:
+    """Who can take a fragment as wanted; `exclude` are node numbers that hold one already.
+
+    Unvetted nodes together weigh at most `unvetted_share_ppm` of all; where vetted ones cannot fill a draw, it takes unvetted
+    ones however little they weigh, for nobody else is left to be drawn.
     """
-    collateral = rent.collateral(state.params, fragment_bytes, price)
+    collateral = rent.collateral(state.params, wanted.fragment_bytes, wanted.price)
+    offered = _offered(state)
     drawable: list[tuple[Node, int, bool]] = []
-    for node, operator, need in _bonded(state):
-        fits = (
-            node.number not in exclude
-            and node.capacity_bytes - node.promised_bytes >= max(1, fragment_bytes)
-            and node.ask_price <= price
-            and node.term_epochs_max >= term_epochs
-            and node.pool_free >= collateral
-        )
-        if fits and not is_suspended(standing := standing_of(state, node.number), state.params, state.epoch):
-            weight = _weight(node, operator.bond, need, score_ppm(standing, state.params), state.params)
-            drawable.append((node, weight, is_vetted(node, standing, state.params, state.epoch)))
-    return _scaled(drawable, state.params.unvetted_share_ppm)
+    left_out: list[LeftOut] = []
+    for node in state.nodes():
+        operator, standing = state.find(OPERATORS, node.operator), standing_of(state, node.number)
+        reason = _reason(state, node, operator, standing, wanted, collateral, exclude)
+        if reason is not None or operator is None:
+            left_out.append(LeftOut(NodeID(node.node_id), reason or Reason.NO_BOND))
+            continue
+        need = mul_div_ceil(offered[node.operator], state.params.bond_need_per_tib, TIB)
+        weight = _weight(node, operator.bond, need, score_ppm(standing, state.params), state.params)
+        drawable.append((node, weight, is_vetted(node, standing, state.params, state.epoch)))
+    unvetted = frozenset(NodeID(node.node_id) for node, _, vetted in drawable if not vetted)
+    return Screened(tuple(_scaled(drawable, state.params.unvetted_share_ppm)), tuple(left_out), unvetted)
 
 
-def _bonded(state: State) -> list[tuple[Node, Operator, int]]:
-    """Active storage nodes of bonded operators who are free, each with the bond that all its operator's nodes need."""
-    active = [node for node in state.nodes() if node.status == NodeStatus.ACTIVE and not STORAGE_ROLES.isdisjoint(node.roles)]
+def _reason(
+    state: State,
+    node: Node,
+    operator: Operator | None,
+    standing: Standing,
+    wanted: Wanted,
+    collateral: int,
+    exclude: Collection[int],
+) -> Reason | None:
+    """Why this node is no candidate; None: it is one."""
+    free_bytes = node.capacity_bytes - node.promised_bytes
+    checks = (
+        (node.status != NodeStatus.ACTIVE, Reason.NOT_ACTIVE),
+        (wanted.role not in node.roles, Reason.WRONG_ROLE),
+        (operator is None or operator.bond <= 0, Reason.NO_BOND),
+        (operator is not None and operator.jailed_until > state.epoch, Reason.JAILED),
+        (node.number in exclude, Reason.HOLDS),
+        (free_bytes < max(1, wanted.fragment_bytes), Reason.NO_ROOM),
+        (node.ask_price > wanted.price, Reason.ASK),
+        (node.term_epochs_max < wanted.term_epochs, Reason.TERM),
+        (node.pool_free < collateral, Reason.NO_COLLATERAL),
+        (is_suspended(standing, state.params, state.epoch), Reason.SUSPENDED),
+    )
+    return next((reason for holds, reason in checks if holds), None)
+
+
+def _offered(state: State) -> Counter[bytes]:
+    """By operator what its active storage nodes declare together, of whatever role: one bond stands for all of it."""
     offered: Counter[bytes] = Counter()
-    for node in active:
-        offered[node.operator] += node.capacity_bytes
-    bonded = []
-    for node in active:
-        operator = state.find(OPERATORS, node.operator)
-        if operator is not None and operator.bond > 0 and operator.jailed_until <= state.epoch:
-            need = mul_div_ceil(offered[node.operator], state.params.bond_need_per_tib, TIB)
-            bonded.append((node, operator, need))
-    return bonded
+    for node in state.nodes():
+        if node.status == NodeStatus.ACTIVE and not STORAGE_ROLES.isdisjoint(node.roles):
+            offered[node.operator] += node.capacity_bytes
+    return offered
 
 
 def _weight(node: Node, bond: int, need: int, score: int, params: Params) -> int:
