@@ -91,6 +91,14 @@ def _receipt(w: World, node: Node, reservation: bytes, segment: tuple[bytes, byt
 
 def register_segments(w: World, rng: Random) -> Attempt | None:
     """With all receipts, or some; now and then a spare stands in, or two nodes have changed places."""
+    for name, reservation, contract, stripes in _fitting(w, rng):
+        entry = _entry(w, rng, name, reservation, stripes)
+        return w.keys[contract.publisher], wire.RegisterSegments([entry])
+    return None
+
+
+def _fitting(w: World, rng: Random) -> Iterator[tuple[bytes, Reservation, Contract, Any]]:
+    """Reservations that can be used and paid for, in random order, with their contracts and stripes that fit."""
     open_ones = [(name, each) for name, each in w.all(RESERVATIONS) if each.expires_epoch > w.epoch]
     rng.shuffle(open_ones)
     for name, reservation in open_ones:
@@ -104,9 +112,7 @@ def register_segments(w: World, rng: Random) -> Attempt | None:
         total = rent.sponsored_bytes(stripes, (1 << 64) - 1)
         cost = rent.quote(w.params, [total], reservation.price, contract.term_epochs).total
         if cost <= free_escrow(contract) + reservation.earmarked:
-            entry = _entry(w, rng, name, reservation, stripes)
-            return w.keys[contract.publisher], wire.RegisterSegments([entry])
-    return None
+            yield name, reservation, contract, stripes
 
 
 def _entry(w: World, rng: Random, name: bytes, reservation: Reservation, stripes: Any) -> wire.SegmentEntry:
@@ -123,13 +129,45 @@ def _signers(w: World, rng: Random, reservation: Reservation, stripes: Any) -> d
     if rng.random() < 0.2 and reservation.spares:
         numbers[-1] = rng.choice(reservation.spares)
     share = rng.choice((1.0, 1.0, 0.7))
+    able = {index: number for index, number in enumerate(numbers) if _can_hold(w, reservation, stripes, index, number)}
+    return {index: node_of(w, number) for index, number in able.items() if rng.random() < share}
+
+
+def _can_hold(w: World, reservation: Reservation, stripes: Any, index: int, number: int) -> bool:
+    node, size = node_of(w, number), rent.stripes_bytes(stripes, index)
+    room = node.capacity_bytes - node.promised_bytes >= size or number == reservation.chosen[index]
+    backed = node.pool_free >= rent.collateral(w.params, size, reservation.price)
+    return room and backed and node.status == NodeStatus.ACTIVE
+
+
+def reencode(w: World, rng: Random) -> Attempt | None:
+    """A publisher's own segment under another contract of its; spares stand in for those who hold it already."""
+    for segment_id, segment in _living_segments(w, rng):
+        contracts = {name: w.get(CONTRACTS, name) for name in (entry.contract for entry in segment.sponsors)}
+        owners = {found.publisher for found in contracts.values() if found}
+        if len(owners) != 1 or segment.released or segment.registered_epoch == w.epoch:
+            continue
+        for name, reservation, contract, stripes in _fitting(w, rng):
+            if contract.publisher in owners and reservation.contract not in contracts:
+                signers = _newcomers(w, segment, reservation, stripes)
+                if len(signers) == len(reservation.chosen):
+                    names = segment_id, sha256(name)
+                    receipts = [_receipt(w, node, name, names, index, stripes) for index, node in signers.items()]
+                    entry = wire.SegmentEntry(name, *names, sha256(names[1]), list(stripes), receipts)
+                    return w.keys[contract.publisher], wire.Reencode(entry)
+    return None
+
+
+def _newcomers(w: World, segment: Segment, reservation: Reservation, stripes: Any) -> dict[int, Node]:
+    """By index: who was drawn for it, or a spare, and holds nothing of the segment."""
+    taken = {each.node for each in segment.assignments if each.state != Holding.FREED}
     signers = {}
-    for index, number in enumerate(numbers):
-        node, size = node_of(w, number), rent.stripes_bytes(stripes, index)
-        room = node.capacity_bytes - node.promised_bytes >= size or number == reservation.chosen[index]
-        able = node.status == NodeStatus.ACTIVE and node.pool_free >= rent.collateral(w.params, size, reservation.price)
-        if room and able and rng.random() < share:
-            signers[index] = node
+    for index, drawn in enumerate(reservation.chosen):
+        for number in (drawn, *reservation.spares):
+            if number not in taken and _can_hold(w, reservation, stripes, index, number):
+                signers[index] = node_of(w, number)
+                taken.add(number)
+                break
     return signers
 
 

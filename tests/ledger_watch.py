@@ -150,6 +150,10 @@ class Watch:
         size, price = self.worth[life]
         closed = range(life[2], self.tables[CHAIN.prefix][b""].epoch - 1)
         passed = sum(self._has_passed(epoch, event.node) for epoch in closed)
+        if event.detail.endswith(
+            "not judged yet, in full"
+        ):  # a segment that is re-encoded: its last epochs, the present one too
+            passed += len(range(max(life[2], closed.stop), closed.stop + 2))
         assert self.paid[life] << 20 <= size * price * passed, f"{event}: {passed} of {closed} passed, {self.paid[life]} paid"
 
     def _fair_pay(self, events: Iterable[Event], changed: Changed) -> None:
@@ -167,13 +171,17 @@ class Watch:
         closed = max(0, self.tables[CHAIN.prefix][b""].epoch - 1)
         ends = {entry.contract: self._end_of(entry) for entry in before.sponsors}
         staying = {entry.contract for entry in after.sponsors} if after else set()
-        assert all(end <= closed for contract, end in ends.items() if contract not in staying), "a sponsor left too early"
+        anew = after is not None and after.former is not None and after.former != before.former
+        gone = [contract for contract in ends if contract not in staying]
+        assert anew or all(ends[contract] <= closed for contract in gone), "a sponsor left too early"
         for index, was in enumerate(before.assignments):
-            now = after.assignments[index] if after else Assignment()
+            now = after.assignments[index] if after and index < len(after.assignments) else Assignment()
             same = (was.node, was.draw) == (now.node, now.draw)
             if was.state != Holding.ACTIVE or (same and now.settled_epoch == was.settled_epoch):
                 continue
             epochs = [epoch for epoch in range(was.settled_epoch, closed) if self._has_passed(epoch, was.node)]
+            if anew and not self._is_caught(was.node):  # whoever ends it early pays for what no verdict is known of
+                epochs += range(max(was.settled_epoch, closed), closed + 2)
             due = _carried(before, index)
             for epoch in epochs:
                 for contract, amount in self._due(before, ends, index, epoch).items():
@@ -189,6 +197,9 @@ class Watch:
             )
             for each in left.keys() & due.keys() - again:
                 assert left[each] == (due[each] % 1 if stays else 0), f"{due} due, {left} carried"
+
+    def _is_caught(self, node: int) -> bool:
+        return bool(self.tables[NODES.prefix][number_key(node)].status == NodeStatus.FAULTED)
 
     def _end_of(self, entry: SponsorEntry) -> int:
         cancelled: int = self.tables[CONTRACTS.prefix][entry.contract].cancelled_epoch
@@ -297,7 +308,7 @@ def _taken_ppm(reason: str) -> int:
         "invalid-answer": 10**6,
         "conflicting": 10**6,
     }
-    return next(ppm for begins, ppm in shares.items() if reason.startswith(begins))
+    return next((ppm for begins, ppm in shares.items() if reason.startswith(begins)), 0)
 
 
 def _every_sponsor_can_pay(segment: Segment) -> None:

@@ -44,6 +44,7 @@ NAMES: Final[dict[str, str]] = {
     "returned": "returned from a segment to the contract's escrow",
     # segments
     "segment-registered": "the segment was registered",
+    "segment-reencoded": "the segment was stored anew in another encoding, under another contract",
     "segment-ended": "the segment ended",
     "sponsored": "the contract began to sponsor the segment",
     "unsponsored": "the contract stopped sponsoring the segment",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, cast
 
-from dds.ledger.records import CHAIN, EPOCHS, NODES, PARAMS, SEGMENTS, Chain, EpochRecord, Segment, Table, V, number_key
+from dds.ledger.records import CHAIN, EPOCHS, NODES, PARAMS, SEGMENTS, Chain, EpochRecord, Former, Segment, Table, V, number_key
 from dds.ledger.rules.inventory import find_held, inventory_root, locate, new_assignments, total_leaves
 from dds.proofs.audit import Asked
 from dds.proofs.challenge import SegmentFacts, Target, audit_seed, drawn_leaves, extra_leaf, target_of
@@ -75,8 +75,14 @@ class LedgerFacts:
         return None if found is None else _segment_facts(found)
 
 
-def _segment_facts(segment: Segment) -> SegmentFacts:
+def _segment_facts(segment: Segment | Former) -> SegmentFacts:
     return SegmentFacts(segment.segment_root, segment.stripes, segment.registered_epoch)
+
+
+def _frozen_facts(segment: Segment, epoch: int) -> SegmentFacts:
+    """What the segment was when the inventories of `epoch` were frozen: its former encoding where it got another one since."""
+    changed = segment.former if segment.registered_epoch >= epoch else None
+    return _segment_facts(changed or segment)
 
 
 def asked_of(reader: Reader, number: int, epoch: int) -> Asked | None:
@@ -99,8 +105,8 @@ def asked_of(reader: Reader, number: int, epoch: int) -> Asked | None:
     if not total or not was_audited(record, number):
         return None
     seed = audit_seed(record.beacon, node.node_id, inventory_root(reader, number))
-    drawn = [_drawn(reader, number, leaf) for leaf in drawn_leaves(seed, total, params.audit_leaves)]
-    fresh = [_fresh(reader, number, seed, *new) for new in new_assignments(reader, number)]
+    drawn = [_drawn(reader, number, epoch, leaf) for leaf in drawn_leaves(seed, total, params.audit_leaves)]
+    fresh = [_fresh(reader, number, epoch, seed, *new) for new in new_assignments(reader, number)]
     found = [spot for spot in each(*drawn, *fresh) if spot is not None]
     segments = {target.segment_id: facts for target, facts in found}
     targets = tuple(sorted({target for target, _ in found}))
@@ -130,21 +136,24 @@ def each(*looks: Callable[[], Any]) -> Sequence[Any]:
     return results
 
 
-def _drawn(reader: Reader, number: int, leaf: int) -> Callable[[], Found | None]:
+def _drawn(reader: Reader, number: int, epoch: int, leaf: int) -> Callable[[], Found | None]:
     def look() -> Found | None:
         segment_id, index, within = locate(reader, number, leaf)
-        return _place(reader, number, segment_id, index, lambda leaves: within)
+        return _place(reader, number, epoch, segment_id, index, lambda leaves: within)
 
     return look
 
 
-def _fresh(reader: Reader, number: int, seed: bytes, segment_id: bytes, index: int) -> Callable[[], Found | None]:
-    return lambda: _place(reader, number, segment_id, index, lambda leaves: extra_leaf(seed, segment_id, index, leaves))
+def _fresh(reader: Reader, number: int, epoch: int, seed: bytes, segment_id: bytes, index: int) -> Callable[[], Found | None]:
+    return lambda: _place(reader, number, epoch, segment_id, index, lambda leaves: extra_leaf(seed, segment_id, index, leaves))
 
 
-def _place(reader: Reader, number: int, segment_id: bytes, index: int, leaf_of: Callable[[int], int]) -> Found | None:
+def _place(
+    reader: Reader, number: int, epoch: int, segment_id: bytes, index: int, leaf_of: Callable[[int], int]
+) -> Found | None:
     held, segment = each(lambda: find_held(reader, number, segment_id, index), lambda: reader.find(SEGMENTS, segment_id))
     if held is None or segment is None:
         return None
-    target = target_of(segment.stripes, segment_id, index, leaf_of(held.leaves), held.released)
-    return None if target is None else (target, _segment_facts(segment))
+    facts = _frozen_facts(segment, epoch)
+    target = target_of(facts.stripes, segment_id, index, leaf_of(held.leaves), held.released)
+    return None if target is None else (target, facts)

@@ -44,6 +44,7 @@ class Params(Message, frozen=True):
     collateral_epochs: Number = 1_440  # of its rent, locked for an assignment: 60 days
     reservation_epochs: Number = 24  # then a pending assignment expires
     sponsors_max: Annotated[int, Meta(ge=1, le=8)] = 8  # of one segment
+    release_epochs: Annotated[int, Meta(ge=2, le=1 << 40)] = 2  # that a node keeps what was freed: it may be asked for it still
 
     # operators
     bond_min: Amount = 100 * TOKEN

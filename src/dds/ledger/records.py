@@ -170,6 +170,14 @@ class SponsorEntry(Message, frozen=True):
     carries: tuple[int, ...] = ()  # by index, owed and not paid: less than one base unit, in 1/(840 x 2^20) of it; or none
 
 
+class Former(Message, frozen=True):
+    """What a segment was before it was re-encoded: challenges that were frozen before are about that."""
+
+    segment_root: bytes
+    stripes: tuple[StripeRun, ...]
+    registered_epoch: int
+
+
 class Segment(Message, frozen=True):
     segment_root: bytes
     encoding_hash: bytes
@@ -180,9 +188,10 @@ class Segment(Message, frozen=True):
     released: int  # bit s: nobody sponsors stripe s any more
     assignments: tuple[Assignment, ...]  # by index
     sponsors: tuple[SponsorEntry, ...]
-    registered_epoch: int
+    registered_epoch: int  # since when root and stripes are what they are
     redraws: int = 0  # ever made
     role: str = SSN  # of the nodes that it is drawn among
+    former: Former | None = None  # its last encoding before this one
 
 
 class Endowment(Message, frozen=True):

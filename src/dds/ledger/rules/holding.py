@@ -26,7 +26,7 @@ from dds.ledger.records import (
 )
 from dds.ledger.rules import inventory
 from dds.ledger.rules.funding import count_sponsored
-from dds.ledger.rules.settlement import closed_before, put_at, settle, with_carry
+from dds.ledger.rules.settlement import closed_before, put_at, settle, settle_unjudged, with_carry
 from dds.ledger.rules.slashing import take_collateral
 from dds.ledger.state import State
 from dds.primitives.money import format_tokens, share_ppm
@@ -84,6 +84,20 @@ def release(
         segment = settle(state, segment_id, _end_cancelled(state, segment), [index])
         segment = _free(state, segment_id, segment, index, reason, slash_ppm, reporters, evidence)
         state.put(SEGMENTS, segment_id, segment)
+
+
+def end_encoding(state: State, segment_id: bytes, segment: Segment, reason: str) -> None:
+    """Let everybody go who holds this (touched) segment, none slashed, and give every sponsor back what is left.
+
+    Its rent is due to the end of the present epoch, as where a sponsorship is ended: the epochs without a verdict are paid in
+    full, or whoever re-encodes often enough would never pay.
+    """
+    segment = settle_unjudged(state, segment_id, segment)
+    for index, assignment in enumerate(segment.assignments):
+        if assignment.state != Holding.FREED:
+            segment = _free(state, segment_id, segment, index, reason)
+    for entry in segment.sponsors:
+        _return(state, segment_id, segment, entry)
 
 
 def hold(state: State, segment_id: bytes, segment: Segment, index: int, assignment: Assignment) -> Segment:

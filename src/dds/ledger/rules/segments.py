@@ -13,7 +13,17 @@ from msgspec.structs import replace
 
 from dds.ledger import rent
 from dds.ledger.faults import Refused, require, require_ascending
-from dds.ledger.records import SEGMENTS, Assignment, Holding, NodeStatus, Reservation, Segment, SponsorEntry, receipt_contract
+from dds.ledger.records import (
+    SEGMENTS,
+    Assignment,
+    Contract,
+    Holding,
+    NodeStatus,
+    Reservation,
+    Segment,
+    SponsorEntry,
+    receipt_contract,
+)
 from dds.ledger.rules.funding import count_sponsored, own_contract, pay_rent
 from dds.ledger.rules.holding import FREED, hold, promise, release, touch_living
 from dds.ledger.rules.reservations import close_reservation, find_reservation
@@ -35,49 +45,24 @@ def _register(state: State, tx: Tx, entry: SegmentEntry) -> None:
     """Pay for one segment, and make active whom a receipt is there for; the others stay pending as drawn."""
     reservation = find_reservation(state, entry.reservation)
     contract = own_contract(state, reservation.contract, tx.sender)
-    _check_entry(state, entry, reservation)
-    close_reservation(state, entry.reservation, reservation)
-    begins, term = state.epoch + 1, contract.term_epochs
-    everything = (1 << rent.stripe_count(entry.stripes)) - 1
-    total = rent.sponsored_bytes(entry.stripes, everything)
-    paid = pay_rent(state, reservation.contract, rent.rent(total, reservation.price, term), entry.segment_id)
-    count_sponsored(state, reservation.contract, 1, total)
-    sponsor = SponsorEntry(
-        contract=reservation.contract,
-        stripes=everything,
-        price=reservation.price,
-        start_epoch=begins,
-        end_epoch=begins + term,
-        prepaid=paid.prepaid,
-        reserve=paid.reserve,
-        subsidy=paid.subsidy,
-        subsidy_rate=paid.subsidy // term,
-    )
-    state.set_chain(subsidy_due=state.chain.subsidy_due + sponsor.subsidy_rate)
-    segment = Segment(
-        segment_root=entry.segment_root,
-        encoding_hash=entry.encoding_hash,
-        reservation=entry.reservation,
-        price=reservation.price,
-        loss_tolerance=reservation.loss_tolerance,
-        stripes=tuple(entry.stripes),
-        released=0,
-        assignments=(FREED,) * len(reservation.chosen),
-        sponsors=(sponsor,),
-        registered_epoch=state.epoch,
-        role=storage_role(contract.class_name),
-    )
-    state.emit("segment-registered", contract=reservation.contract, segment=entry.segment_id, detail=f"{total} bytes in all")
-    state.put(SEGMENTS, entry.segment_id, _assign(state, entry, segment, reservation))
-
-
-def _check_entry(state: State, entry: SegmentEntry, reservation: Reservation) -> None:
-    now = state.epoch
-    require(now < reservation.expires_epoch, "reservation-expired", f"in epoch {reservation.expires_epoch}; it is epoch {now}")
+    check_entry(state, entry, reservation)
     old = state.find(SEGMENTS, entry.segment_id)
     if old is not None:
         until = "sponsor it instead" if old.sponsors else "it goes with this epoch; register it in the next"
         raise Refused("segment-exists", f"segment {entry.segment_id.hex()[:16]} is registered already: {until}")
+    segment = begin_segment(state, entry, reservation, contract)
+    total = rent.sponsored_bytes(segment.stripes, segment.sponsors[0].stripes)
+    state.emit("segment-registered", contract=reservation.contract, segment=entry.segment_id, detail=f"{total} bytes in all")
+    state.put(SEGMENTS, entry.segment_id, assign(state, entry, segment, reservation))
+
+
+def check_entry(state: State, entry: SegmentEntry, reservation: Reservation) -> None:
+    """
+    Raises:
+        Refused: the reservation has expired, or was not made for such stripes.
+    """
+    now = state.epoch
+    require(now < reservation.expires_epoch, "reservation-expired", f"in epoch {reservation.expires_epoch}; it is epoch {now}")
     count, width = rent.stripe_count(entry.stripes), rent.width(entry.stripes)
     require(count <= STRIPES_PER_SEGMENT_MAX, "bad-geometry", f"{count} stripes, the most is {STRIPES_PER_SEGMENT_MAX}")
     drawn = len(reservation.chosen)
@@ -90,7 +75,46 @@ def _check_entry(state: State, entry: SegmentEntry, reservation: Reservation) ->
     require(largest <= most, "fragment-too-large", f"an index has {largest} bytes, {most} were reserved")
 
 
-def _assign(state: State, entry: SegmentEntry, segment: Segment, reservation: Reservation) -> Segment:
+def begin_segment(state: State, entry: SegmentEntry, reservation: Reservation, contract: Contract) -> Segment:
+    """Use the reservation up and pay for the contract's term; nobody holds the segment yet, and it is not stored.
+
+    Raises:
+        Refused: the escrow does not cover it.
+    """
+    close_reservation(state, entry.reservation, reservation)
+    everything = (1 << rent.stripe_count(entry.stripes)) - 1
+    total = rent.sponsored_bytes(entry.stripes, everything)
+    paid = pay_rent(state, reservation.contract, rent.rent(total, reservation.price, contract.term_epochs), entry.segment_id)
+    count_sponsored(state, reservation.contract, 1, total)
+    begins = state.epoch + 1
+    sponsor = SponsorEntry(
+        contract=reservation.contract,
+        stripes=everything,
+        price=reservation.price,
+        start_epoch=begins,
+        end_epoch=begins + contract.term_epochs,
+        prepaid=paid.prepaid,
+        reserve=paid.reserve,
+        subsidy=paid.subsidy,
+        subsidy_rate=paid.subsidy // contract.term_epochs,
+    )
+    state.set_chain(subsidy_due=state.chain.subsidy_due + sponsor.subsidy_rate)
+    return Segment(
+        segment_root=entry.segment_root,
+        encoding_hash=entry.encoding_hash,
+        reservation=entry.reservation,
+        price=reservation.price,
+        loss_tolerance=reservation.loss_tolerance,
+        stripes=tuple(entry.stripes),
+        released=0,
+        assignments=(FREED,) * len(reservation.chosen),
+        sponsors=(sponsor,),
+        registered_epoch=state.epoch,
+        role=storage_role(contract.class_name),
+    )
+
+
+def assign(state: State, entry: SegmentEntry, segment: Segment, reservation: Reservation) -> Segment:
     """Receipted indices to their signers; the rest pending with the node drawn, unless that one stands in elsewhere."""
     allowed = {*reservation.chosen, *reservation.spares}
     receipts = [_open(state, raw) for raw in entry.receipts]

@@ -40,6 +40,13 @@ class _Account:
     epochs: int = 0
     passed: int = 0
     scaled: int = 0  # sum over the epochs passed of the subsidy's scale, in ppm
+    judged: bool = True
+
+    @property
+    def detail(self) -> str:
+        if not self.judged:
+            return f"{self.epochs} epochs that were not judged yet, in full"
+        return f"{self.passed} of {self.epochs} epochs passed"
 
 
 def closed_before(state: State) -> int:
@@ -59,6 +66,20 @@ def settle(state: State, segment_id: bytes, segment: Segment, indices: Sequence[
     return segment
 
 
+def settle_unjudged(state: State, segment_id: bytes, segment: Segment) -> Segment:
+    """After `settle`: pay the active assignments in full for the epochs that have no verdict yet, the present one too.
+
+    For a segment whose publisher ends its assignments before their time: who holds it loses no rent by that. New money is for
+    proven epochs only, so these bring no subsidy.
+    """
+    until = state.epoch + 1
+    for index, assignment in enumerate(segment.assignments):
+        if assignment.state == Holding.ACTIVE and assignment.settled_epoch < until:
+            sponsors = _pay(state, segment_id, segment, index, until, judged=False)
+            segment = replace(segment, sponsors=sponsors)
+    return segment
+
+
 def put_at(assignments: tuple[Assignment, ...], index: int, new: Assignment) -> tuple[Assignment, ...]:
     return (*assignments[:index], new, *assignments[index + 1 :])
 
@@ -75,10 +96,12 @@ def carried(entry: SponsorEntry) -> int:
     return -(-sum(entry.carries) // UNIT)
 
 
-def _pay(state: State, segment_id: bytes, segment: Segment, index: int, until: int) -> tuple[SponsorEntry, ...]:
+def _pay(
+    state: State, segment_id: bytes, segment: Segment, index: int, until: int, *, judged: bool = True
+) -> tuple[SponsorEntry, ...]:
     """The sponsors with what is left of their money."""
     number = segment.assignments[index].node
-    accounts = _accounts(state, segment, index, until)
+    accounts = _accounts(state, segment, index, until, judged)
     sponsors = []
     for entry, account in zip(segment.sponsors, accounts, strict=True):
         if account.epochs:
@@ -89,14 +112,14 @@ def _pay(state: State, segment_id: bytes, segment: Segment, index: int, until: i
     return tuple(sponsors)
 
 
-def _accounts(state: State, segment: Segment, index: int, until: int) -> list[_Account]:
-    """By sponsor."""
+def _accounts(state: State, segment: Segment, index: int, until: int, judged: bool) -> list[_Account]:
+    """By sponsor; what is not judged counts as passed, and for no subsidy."""
     assignment = segment.assignments[index]
     standing = state.find(STANDINGS, number_key(assignment.node)) or Standing()
-    accounts = [_Account() for _ in segment.sponsors]
+    accounts = [_Account(judged=judged) for _ in segment.sponsors]
     for first, end in _spans(segment.sponsors, assignment.settled_epoch, until):
         shares = _shares(segment, index, first)
-        passed, scaled = passes_in(standing, first, end)
+        passed, scaled = passes_in(standing, first, end) if judged else (end - first, 0)
         for account, entry, share in zip(accounts, segment.sponsors, shares, strict=True):
             if share:
                 account.due += share * entry.price * (end - first)
@@ -133,8 +156,7 @@ def _pay_by(
     payout = state.node(number).payout
     amount = min(account.earned // UNIT, entry.prepaid)
     withheld = max(0, account.due // UNIT - amount)
-    detail = f"{account.passed} of {account.epochs} epochs passed"
-    about = {"node": number, "contract": entry.contract, "segment": segment_id, "index": index, "detail": detail}
+    about = {"node": number, "contract": entry.contract, "segment": segment_id, "index": index, "detail": account.detail}
     money.credit(state, payout, amount, "pay", **about)
     if account.passed < account.epochs and withheld:
         state.emit("withheld", amount=withheld, **about)
