@@ -26,7 +26,8 @@ from benchmarks import bare
 from benchmarks.rows import Row
 from dds.primitives.units import GIB, KIB, MIB
 from dds.runtime.client import Client, open_client
-from dds.runtime.devnet import Devnet, Ledger, Shape
+from dds.runtime.devnet import Devnet
+from dds.runtime.devnet_shape import Ledger, Shape
 from dds.runtime.results import PutOptions
 from dds.storage.home import Home
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final, Literal, cast, get_args
 
 from dds.primitives.errors import InputError
 from dds.storage.home import Role
@@ -136,5 +136,5 @@ def parse_roles(texts: list[str]) -> RolesOf:
         name, equals, roles = text.partition("=")
         if not (name and equals and roles):
             raise InputError(f"not a node with its roles: {text[:80]!r}", hint="the form is NAME=ROLE[,ROLE], node-03=ssn,ecn")
-        found[name] = tuple(roles.split(","))  # type: ignore[assignment]  # checked with the shape
+        found[name] = cast("tuple[Role, ...]", tuple(roles.split(",")))  # checked with the shape
     return tuple(found.items())
