@@ -57,8 +57,15 @@ def bitmap(numbers: Sequence[int]) -> bytes:
 class Ledger:
     """Nodes 0 .. witnesses-1 are witnesses, those behind them store. Each has an operator of its own."""
 
-    def __init__(self, witnesses: int = 4, storers: int = 2, *, params: Params | None = None) -> None:
-        self.witnesses, self.storers = witnesses, storers
+    def __init__(
+        self,
+        witnesses: int = 4,
+        storers: int = 2,
+        *,
+        params: Params | None = None,
+        storing_roles: tuple[str, ...] = ("ssn",),
+    ) -> None:
+        self.witnesses, self.storers, self.storing_roles = witnesses, storers, storing_roles
         count = witnesses + storers
         self.operators = [key_of(f"operator {i}") for i in range(count)]
         self.nodes = [key_of(f"node {i}") for i in range(count)]
@@ -84,7 +91,7 @@ class Ledger:
                     node_id=node.public,
                     operator=operator.public,
                     payout=key_of(f"payout {number}").public,
-                    roles=("witness",) if number < self.witnesses else ("ssn",),
+                    roles=("witness",) if number < self.witnesses else self.storing_roles,
                     region="r",
                     subnet=f"s{number}",
                     capacity_bytes=1 << 40,

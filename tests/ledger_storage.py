@@ -45,8 +45,8 @@ ROOT, RECORD = sha256(b"root"), sha256(b"record")
 class Storage(Ledger):
     """Storage nodes stand behind the witnesses: by default numbers 4 to 9. Anna and Bert publish."""
 
-    def __init__(self, storers: int = 6, *, params: Params | None = None) -> None:
-        super().__init__(4, storers, params=params)
+    def __init__(self, storers: int = 6, *, params: Params | None = None, storing_roles: tuple[str, ...] = ("ssn",)) -> None:
+        super().__init__(4, storers, params=params, storing_roles=storing_roles)
         self.bert = self.operators[0]  # any funded account
         self.storing = range(4, 4 + storers)
         self.events: list[Event] = []

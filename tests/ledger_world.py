@@ -32,6 +32,7 @@ BOND_MIN = 10**9
 POOL = 10**8
 OPERATORS, NEWCOMERS, PUBLISHERS, READERS = 8, 2, 3, 2
 STORERS = 14
+STORING = (("asn",), ("asn", "ssn"), ("ssn",))  # what a node stores, by its number modulo 3
 REGIONS = ("east", "north", "west")
 GENESIS_SUPPLY = (
     (OPERATORS + NEWCOMERS + PUBLISHERS + READERS) * FUNDS
@@ -116,7 +117,7 @@ class World:
             node_id=key.public,
             operator=operator.public,
             payout=operator.public if number % 2 else key_of(f"payout {number}").public,
-            roles=(("ssn", "witness") if number < 2 else ("witness",)) if number < 5 else ("ssn",),
+            roles=(("ssn", "witness") if number < 2 else ("witness",)) if number < 5 else STORING[number % 3],
             region=REGIONS[number % 3],
             subnet=f"net-{number}",
             capacity_bytes=(8 + number) << 20,

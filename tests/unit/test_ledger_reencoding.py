@@ -48,10 +48,10 @@ ONE_EPOCH = OLD_INDEX * PRICE >> 20  # what an old index earns
 
 
 class Archive(Storage):
-    """Anna has a contract of class archive beside her standard one."""
+    """Anna has a contract of class archive beside her standard one; every node stores for both."""
 
     def __init__(self, storers: int = 12) -> None:
-        super().__init__(storers)
+        super().__init__(storers, storing_roles=("asn", "ssn"))
         self.open()
         self.archive = contract_id(self.anna.public, "archive")
         self.ok(self.anna, OpenContract("archive", 3, 1, ARCHIVE_TERM, PRICE_MAX, DEPOSIT))

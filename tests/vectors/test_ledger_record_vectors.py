@@ -22,11 +22,12 @@ SEGMENT = Segment(
     assignments=(Assignment(3, int(Holding.ACTIVE), 4096, 1, 8, 8, 7453),),
     sponsors=(SponsorEntry(b"c" * 32, 1, 1325, 8, 58, 1036, 104),),
     registered_epoch=7,
+    role="asn",
     former=Former(b"O" * 32, (NARROW,), 2),
 )
 FROZEN = {  # SHA-256
     "Reencode": "fae0855a13fee7c9daa777cdd3d79e959d50403751f4d808aa949ce2c4c8b849",
-    "Segment": "b2eaf448acb3215cf31600919920557801f6e850a0a3add13ecce1f8d761e111",
+    "Segment": "503ea35674f36755218df27ddc8c16e43680cff405746af1c73250d6d59b26cc",
 }
 
 
