@@ -95,7 +95,7 @@ def a_record(key: SigningKey, now: int, **changes: Any) -> bytes:
     fields: dict[str, Any] = {
         "version": 1, "network": NETWORK, "node_id": key.public, "addresses": ["127.0.0.1:1"], "roles": ["ssn"],
         "region": "r", "operator": "o", "subnet": "s", "capacity_bytes": MIB, "free_bytes": MIB, "price": 0,
-        "software": "t", "dht": "", "seq": now, "expires_ms": now + 60_000,
+        "software": "t", "dht": "", "iroh": [], "seq": now, "expires_ms": now + 60_000,
     }  # fmt: skip
     return sign_record(key, NODE, NodeRecord(**(fields | changes)))
 
