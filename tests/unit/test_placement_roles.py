@@ -20,7 +20,7 @@ from dds.runtime.network import Network
 from dds.runtime.results import PutOptions
 from dds.storage.home import ClientConfig
 from dds.transport.client import PeerClient
-from dds.wire.discovery import NODE, NodeRecord, sign_record
+from dds.wire.discovery import NODE, RECORD_VERSION, NodeRecord, sign_record
 from dds.wire.ledger import Loss, OpenContract, Redraw, RegisterSegments, ReportLoss, Reserve
 from tests.ledger_storage import PRICE_MAX, SLOT, TERM, Storage
 
@@ -93,7 +93,7 @@ def test_whoever_screens_says_of_every_node_why_it_was_left_out(ledger: Storage)
 
 def a_record(key: SigningKey, now: int, **changes: Any) -> bytes:
     fields: dict[str, Any] = {
-        "version": 1, "network": NETWORK, "node_id": key.public, "addresses": ["127.0.0.1:1"], "roles": ["ssn"],
+        "version": RECORD_VERSION, "network": NETWORK, "node_id": key.public, "addresses": ["127.0.0.1:1"], "roles": ["ssn"],
         "region": "r", "operator": "o", "subnet": "s", "capacity_bytes": MIB, "free_bytes": MIB, "price": 0,
         "software": "t", "dht": "", "iroh": [], "seq": now, "expires_ms": now + 60_000,
     }  # fmt: skip
