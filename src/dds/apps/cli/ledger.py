@@ -74,8 +74,8 @@ def verify(session: Session) -> None:
 async def _replay(desk: Desk, head: Head) -> Replayed:
     from dds.apps.cli.ledger_replay import replay
 
-    with _progress(desk.session, head.height) as report:
-        return await replay(await desk.client.genesis(), _blocks(desk, head.height), head, report)
+    with block_progress(desk.session, head.height) as report:
+        return await replay(await desk.client.genesis(), blocks_to(desk, head.height), head, report)
 
 
 def _insist(found: Replayed) -> None:
@@ -97,16 +97,19 @@ def export(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Where to; - is standard output.")],
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace what is at FILE.")] = False,
 ) -> None:
-    """Write every block as one JSON object a line: height, time, root, transactions (hex) and what became of each."""
+    """Write every block as one JSON object a line: height, time, root, transactions (hex) and what became of each;
+    the first has the genesis too."""
     target = None if file == STDOUT else Path(file)
     if target is not None and not force and os.path.lexists(target):
         raise InputError(f"{target} exists already", hint="choose another place, or replace it with --force")
 
     async def work(desk: Desk) -> int:
-        head = await desk.client.head()
-        with _output(target) as write, _progress(session, head.height) as report:
-            async for block in _blocks(desk, head.height):
-                write(block_line(block))
+        from dds.wire.codec import encode
+
+        head, genesis = await desk.client.head(), encode(await desk.client.genesis())
+        with _output(target) as write, block_progress(session, head.height) as report:
+            async for block in blocks_to(desk, head.height):
+                write(block_line(block, genesis if block.height == 1 else b""))
                 report(block.height)
         return head.height
 
@@ -199,15 +202,16 @@ def held_table(found: Replayed) -> str:
     return table(("where the money is", "amount"), rows, right=(1,))
 
 
-def block_line(block: BlockReply) -> str:
-    """A block as JSON; a transaction's bytes are hex."""
+def block_line(block: BlockReply, genesis: bytes = b"") -> str:
+    """A block as JSON; a transaction's bytes are hex. The first one has the genesis too, so that a file says all there is."""
     import json
 
     txs = [{"raw": raw.hex(), "code": code} for raw, code in zip(block.txs, block.codes, strict=True)]
-    return json.dumps({"height": block.height, "time_ms": block.time_ms, "root": block.root.hex(), "txs": txs})
+    began = {"genesis": genesis.hex()} if genesis else {}
+    return json.dumps({"height": block.height, "time_ms": block.time_ms, "root": block.root.hex(), "txs": txs, **began})
 
 
-async def _blocks(desk: Desk, height: int) -> AsyncIterator[BlockReply]:
+async def blocks_to(desk: Desk, height: int) -> AsyncIterator[BlockReply]:
     """Blocks 1 to `height`, a few asked for at once."""
     import asyncio
 
@@ -233,7 +237,7 @@ def _output(target: Path | None) -> Iterator[Callable[[str], object]]:
 
 
 @contextmanager
-def _progress(session: Session, height: int) -> Iterator[Callable[[int], None]]:
+def block_progress(session: Session, height: int) -> Iterator[Callable[[int], None]]:
     """How many blocks are done, on one line of a terminal."""
     if session.json or not sys.stderr.isatty():
         yield lambda _done: None

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from dds.ledger.audit_money import check_state
 from dds.ledger.genesis import Genesis, apply_genesis
-from dds.ledger.machine import Context, apply_block
+from dds.ledger.machine import Context, TxResult, apply_tx, begin_block
 from dds.ledger.money import held, owed_to_all
 from dds.ledger.records import BY_PREFIX
 from dds.ledger.state import State
 from dds.ledger.tree import BucketTree
+from dds.primitives.errors import FormatError
 from dds.wire.codec import encode
+from dds.wire.ledger import Tx, open_tx
 from dds.wire.ledger_api import BlockReply, Head, genesis_hash
 
 
@@ -37,11 +39,22 @@ class Replayed:
     problems: tuple[str, ...]
 
 
+class Watch(Protocol):
+    """Looks on while transactions are applied."""
+
+    def before(self, state: State, tx: Tx, height: int) -> None:
+        """The transaction comes next; whatever this does to `state` is to be dropped again."""
+
+    def after(self, result: TxResult) -> None:
+        """What became of it."""
+
+
 @dataclass(slots=True)
 class Copy:
     """A ledger in memory, block by block."""
 
     genesis: Genesis
+    watch: Watch | None = None
     height: int = 0
     time_ms: int = 0
     transactions: int = 0
@@ -62,7 +75,8 @@ class Copy:
         if block.height != self.height + 1 or block.time_ms < self.time_ms:
             self.problems.append(f"block {block.height} cannot follow {self.height}: its height or its time runs back")
             return False
-        results = apply_block(self.state, self.genesis.network, block.txs, Context(block.height, block.time_ms)).results
+        begin_block(self.state, Context(block.height, block.time_ms))
+        results = [self._apply_raw(raw, block.height) for raw in block.txs]
         self._keep()
         self.height, self.time_ms = block.height, block.time_ms
         self.transactions += len(results)
@@ -71,6 +85,18 @@ class Copy:
         if self.tree.root != block.root:
             self.problems.append(f"block {block.height}: the root is {self.tree.root.hex()}, its host said {block.root.hex()}")
         return self.tree.root == block.root
+
+    def _apply_raw(self, raw: bytes, height: int) -> TxResult:
+        try:
+            tx = open_tx(raw, self.genesis.network)
+        except FormatError as error:
+            return TxResult(error.code, error.message)
+        if self.watch is not None:
+            self.watch.before(self.state, tx, height)
+        result = apply_tx(self.state, tx)
+        if self.watch is not None:
+            self.watch.after(result)
+        return result
 
     def _compare(self, codes: list[str], block: BlockReply) -> None:
         if len(codes) != len(block.codes):

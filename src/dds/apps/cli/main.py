@@ -27,6 +27,7 @@ from dds.apps.cli import (
     ls,
     market,
     node,
+    placement,
     put,
     stake,
     stat,
@@ -55,7 +56,7 @@ def build() -> typer.Typer:
     app.callback()(_root)
     for module in (cid, put, get, ls, stat, version, doctor, endow, explain):
         module.register(app)
-    for group in (devnet, node, wallet, contract, stake, market, ledger):
+    for group in (devnet, node, wallet, contract, stake, market, placement, ledger):
         app.add_typer(group.app())
     return app
 
