@@ -38,12 +38,19 @@ def _ledger() -> Iterable[Row]:
     return ledger.run()
 
 
+def _placement() -> Iterable[Row]:
+    from benchmarks import placement
+
+    return placement.run()
+
+
 SUITES: dict[str, Callable[[], Iterable[Row]]] = {
     "codec": _codec,
     "transport": _transport,
     "network": _network,
     "ledger-abci": _ledger_abci,
     "ledger": _ledger,
+    "placement": _placement,
 }
 
 

@@ -17,7 +17,7 @@ Source: docs/spec/placement.md.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
@@ -111,7 +111,7 @@ def draw(
     urn = _Urn(pool, _Words(seed))
     caps = {"subnet": rules.per_subnet, "operator": rules.per_operator, "region": rules.per_region}
     limits = {rule: _least_limit(pool, held, rule, cap, n) for rule, cap in caps.items()}
-    aim = _even_aim(pool, held, limits, n)
+    aim = _even_aim(urn.everyone, urn.weights, held, limits, n)
     hand = _evenly(n, limits, aim, held, urn) or _arrange(n, limits, held, urn)
     region_limit = hand.limits["region"]
     hand.limits["region"] = max(region_limit, limits["region"])  # spares need not be even
@@ -121,21 +121,19 @@ def draw(
         # A spare may stand in for any index, so it breaks nothing of what is already chosen where that can be helped.
         urn.refill()
         while len(rest) < spares and (spare := urn.pick(fits)):
-            hand.free.discard(spare.node_id)
+            hand.taken.add(spare.node_id)
             rest.append(spare.node_id)
     return Draw(tuple(c.node_id for c in chosen), tuple(rest), _bends([*held, *chosen], caps), aim, region_limit)
 
 
 def _canonical(candidates: Sequence[Candidate], held: Set[NodeID]) -> list[Candidate]:
     """One entry a node, in NodeID order; of several the least by region, operator, subnet, weight."""
-    by_id: dict[NodeID, Candidate] = {}
-    for c in candidates:
-        other = by_id.setdefault(c.node_id, c)
-        if other is not c and _details(c) < _details(other):
-            by_id[c.node_id] = c
-    for node_id in held:
-        by_id.pop(node_id, None)
-    return [by_id[node_id] for node_id in sorted(by_id)]
+    by_id = {c.node_id: c for c in candidates if c.node_id not in held}
+    if len(by_id) < len(candidates):  # told twice, or held
+        for c in candidates:
+            if c.node_id in by_id and _details(c) < _details(by_id[c.node_id]):
+                by_id[c.node_id] = c
+    return sorted(by_id.values(), key=attrgetter("node_id"))
 
 
 def _details(c: Candidate) -> tuple[str, str, str, int]:
@@ -144,11 +142,25 @@ def _details(c: Candidate) -> tuple[str, str, str, int]:
 
 def _least_limit(pool: Sequence[Candidate], held: Sequence[Candidate], rule: str, cap: int, n: int) -> int:
     """The least bound on this rule alone, `cap` or above, under which `n` of the pool can be chosen."""
-    sizes, used = _label_counts(pool, rule), _label_counts(held, rule)
-    last = n + max(used.values(), default=0)
-    return next(
-        (at for at in range(cap, last) if sum(_room(size, at, used[of]) for of, size in sizes.items()) >= n), max(cap, last)
-    )
+    used = _label_counts(held, rule)
+    if _holds(pool, rule, cap, used, n):
+        return cap
+    sizes, last = _label_counts(pool, rule), n + max(used.values(), default=0)
+    limits = range(cap + 1, last)
+    return next((at for at in limits if sum(_room(size, at, used[of]) for of, size in sizes.items()) >= n), max(cap, last))
+
+
+def _holds(pool: Sequence[Candidate], rule: str, cap: int, used: Counter[str], n: int) -> bool:
+    """Whether `n` of the pool can be chosen under this rule alone; in a large network the first few say so."""
+    label_of, counts, left = attrgetter(rule), dict(used), n
+    for c in pool:
+        if left <= 0:
+            break
+        label = label_of(c)
+        if counts.get(label, 0) < cap:
+            counts[label] = counts.get(label, 0) + 1
+            left -= 1
+    return left <= 0
 
 
 def _room(size: int, limit: int, used: int) -> int:
@@ -159,15 +171,17 @@ def _label_counts(nodes: Sequence[Candidate], rule: str) -> Counter[str]:
     return Counter(map(attrgetter(rule), nodes))
 
 
-def _even_aim(pool: Sequence[Candidate], held: Sequence[Candidate], limits: dict[str, int], n: int) -> int:
+def _even_aim(
+    pool: Sequence[Candidate], each_weight: Sequence[int], held: Sequence[Candidate], limits: dict[str, int], n: int
+) -> int:
     """The least limit of the regions under which they could hold `n` more, none of them drawn far beyond its weight.
 
     Were a region counted on for whatever it has, one node that alone says "here" would be in every segment.
     """
-    weights: Counter[str] = Counter()
-    for c in pool:
-        weights[c.region] += min(max(c.weight, 1), WEIGHT_MAX)
-    total, used = weights.total(), _label_counts(held, "region")
+    weights: defaultdict[str, int] = defaultdict(int)
+    for c, weight in zip(pool, each_weight, strict=True):
+        weights[c.region] += weight
+    total, used = sum(weights.values()), _label_counts(held, "region")
     rooms = _region_rooms(pool, limits)
 
     def reached(limit: int) -> int:
@@ -179,12 +193,19 @@ def _even_aim(pool: Sequence[Candidate], held: Sequence[Candidate], limits: dict
 
 
 def _region_rooms(pool: Sequence[Candidate], limits: dict[str, int]) -> dict[str, int]:
-    """How many each region could hold for its operators and subnets, each of the two looked at alone: an upper bound."""
+    """How many each region could hold for its operators and subnets, each of the two looked at alone: an upper bound.
+
+    Counted as far as the regions' own limit: no more is asked for, and in a large network the first few fill it.
+    """
     rooms: dict[str, int] = {}
     for rule in ("operator", "subnet"):
-        inside: Counter[str] = Counter()
-        for (region, _), size in Counter(map(attrgetter("region", rule), pool)).items():
-            inside[region] += min(size, limits[rule])
+        label_of, limit, most = attrgetter(rule), limits[rule], limits["region"]
+        inside: defaultdict[str, int] = defaultdict(int)
+        counts: defaultdict[tuple[str, str], int] = defaultdict(int)
+        for c in pool:
+            if inside[c.region] < most and counts[kind := (c.region, label_of(c))] < limit:
+                counts[kind] += 1
+                inside[c.region] += 1
         rooms = {region: min(room, rooms.get(region, room)) for region, room in inside.items()}
     return rooms
 
@@ -206,7 +227,8 @@ class _Urn:
 
     def __init__(self, everyone: Sequence[Candidate], words: _Words) -> None:
         self.everyone, self._words = everyone, words
-        self._left, self._sums = self._all = everyone, _running_weights(everyone)
+        self.weights = _weights(everyone)
+        self._left, self._sums = self._all = everyone, list(accumulate(self.weights))
 
     @cached_property
     def few(self) -> list[Candidate]:
@@ -222,23 +244,23 @@ class _Urn:
             if fits(candidate):
                 return candidate
         self._left = [c for c in self._left if fits(c)]
-        self._sums = _running_weights(self._left)
+        self._sums = list(accumulate(_weights(self._left)))
         return self._point() if self._left else None
 
     def _point(self) -> Candidate:
         return self._left[bisect_right(self._sums, self._words.below(self._sums[-1]))]
 
 
-def _running_weights(pool: Sequence[Candidate]) -> list[int]:
-    return list(accumulate(min(max(c.weight, 1), WEIGHT_MAX) for c in pool))
+def _weights(pool: Sequence[Candidate]) -> list[int]:
+    return [c.weight if 0 < c.weight <= WEIGHT_MAX else min(max(c.weight, 1), WEIGHT_MAX) for c in pool]
 
 
 class _Hand:
     """What is picked so far, and what the limits still allow."""
 
-    def __init__(self, everyone: Sequence[Candidate], limits: dict[str, int], held: Sequence[Candidate]) -> None:
+    def __init__(self, limits: dict[str, int], held: Sequence[Candidate]) -> None:
         self.picked: list[Candidate] = []
-        self.free = {c.node_id for c in everyone}
+        self.taken: set[NodeID] = set()
         self.limits = dict(limits)
         self._used: dict[str, Counter[str]] = {rule: _label_counts(held, rule) for rule in RULES}
 
@@ -247,21 +269,21 @@ class _Hand:
         self.put_in(candidate)
 
     def put_in(self, candidate: Candidate) -> None:
-        self.free.remove(candidate.node_id)
+        self.taken.add(candidate.node_id)
         for rule in RULES:
             self._used[rule][getattr(candidate, rule)] += 1
 
     def put_back(self, candidate: Candidate) -> None:
-        self.free.add(candidate.node_id)
+        self.taken.remove(candidate.node_id)
         for rule in RULES:
             self._used[rule][getattr(candidate, rule)] -= 1
 
     def is_free(self, c: Candidate) -> bool:
-        return c.node_id in self.free
+        return c.node_id not in self.taken
 
     def allows(self, c: Candidate) -> bool:
         return (
-            c.node_id in self.free
+            c.node_id not in self.taken
             and self._used["subnet"][c.subnet] < self.limits["subnet"]
             and self._used["operator"][c.operator] < self.limits["operator"]
             and self._used["region"][c.region] < self.limits["region"]
@@ -272,7 +294,7 @@ def _evenly(n: int, limits: dict[str, int], aim: int, held: Sequence[Candidate],
     """`n` picks within lower limits of the regions, the least first, where a few attempts find them."""
     for region in range(aim, min(aim + EVEN_STEPS_MAX, limits["region"])):
         for _ in range(EVEN_ATTEMPTS_MAX):
-            hand = _Hand(urn.everyone, {**limits, "region": region}, held)
+            hand = _Hand({**limits, "region": region}, held)
             if _fill(hand, n, urn):
                 return hand
     return None
@@ -280,9 +302,9 @@ def _evenly(n: int, limits: dict[str, int], aim: int, held: Sequence[Candidate],
 
 def _arrange(n: int, limits: dict[str, int], held: Sequence[Candidate], urn: _Urn) -> _Hand:
     """`n` picks within the limits where one of a few attempts finds them; else the fullest attempt, rules relaxed."""
-    best = _Hand(urn.everyone, limits, held)
+    best = _Hand(limits, held)
     for _ in range(ATTEMPTS_MAX):
-        hand = _Hand(urn.everyone, limits, held)
+        hand = _Hand(limits, held)
         if _fill(hand, n, urn):
             return hand
         best = max(best, hand, key=lambda each: len(each.picked))
