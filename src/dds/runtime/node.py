@@ -32,6 +32,7 @@ from dds.primitives.keys import SigningKey
 from dds.primitives.units import MIB
 from dds.protocol.peers import PeerTable
 from dds.runtime.announce import Announcer, AnnouncerConfig
+from dds.runtime.dialback import DialbackHost, DialbackParts
 from dds.runtime.logs import event, log_to_file, stop_logging
 from dds.runtime.metrics import Registry
 from dds.runtime.node_announce import AnnounceFile, announce_all_held
@@ -185,10 +186,16 @@ class Node:
         self._audits = self._make_audits() if config.ledger else None
         self.routes = self._routes()
         self.origin = self._make_origin(bandwidth) if "origin" in config.roles else None
+        self.dialback = self._make_dialback(bandwidth)
         self.server = PeerServer(
             key,
             network=config.network,
-            routes=[*self.routes.routes(stores=self._stores), *self._origin_routes(), *self._audit_routes()],
+            routes=[
+                *self.routes.routes(stores=self._stores),
+                *self._origin_routes(),
+                *self._audit_routes(),
+                *self.dialback.routes(),
+            ],
             limits=ServerLimits(bodies_bytes_max=config.memory_bytes_max),
             bandwidth=bandwidth,
         )
@@ -205,6 +212,21 @@ class Node:
             dht=self.dht,
             bootstrap=[parse_bootstrap(text) for text in self.config.bootstrap],
         )
+
+    def _make_dialback(self, bandwidth: Bandwidth) -> DialbackHost:
+        distance = self._distance_s if self.config.simulated_rtt_ms else None
+        parts = DialbackParts(
+            self._key,
+            self.config.network,
+            self.peers.table,
+            self._client,
+            self._questions.learn,
+            self.peers.report,
+            self.peers.own_record,
+            bandwidth,
+            distance,
+        )
+        return DialbackHost(parts)
 
     def _distance_s(self, node: NodeID) -> float:
         """Of a simulated network: seconds of a round trip that are added to what this machine takes."""
