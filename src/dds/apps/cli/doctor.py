@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import platform
 import shutil
-import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from dds import __version__
 from dds.apps.cli import exits
+from dds.apps.cli.checks import Check, Grade, exit_code_of
 from dds.apps.cli.session import Session, command, run_async
 from dds.apps.cli.version import LIBRARIES
 from dds.primitives.errors import DDSError
@@ -29,35 +28,34 @@ CLOCK_FAR_UNIX_S: Final = 4_102_444_800  # 2100-01-01
 DISK_FREE_BYTES_MIN: Final = GIB
 DHT_TIMEOUT_S: Final = 8.0
 
-Grade = Literal["ok", "warn", "fail"]
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    name: str
-    grade: Grade
-    found: str
-    todo: str = ""
-
 
 def register(app: typer.Typer) -> None:
     command(app)(doctor)
 
 
-def doctor(session: Session) -> None:
-    """Check this machine, this home and its network. Ends with 1 when a check fails."""
+def doctor(
+    session: Session,
+    node: Annotated[
+        str | None,
+        typer.Option("--node", metavar="DIR", help="Look at the node in DIR, or a devnet's node-03, and from outside at it."),
+    ] = None,
+) -> None:
+    """Check this machine, this home and its network; its node too, and how others see it.
+
+    Ends with 1 when a check fails, with 4 when all that fails is that the node cannot be reached.
+    """
     checks = []
-    for check in examine(session):
+    for check in examine(session) if node is None else examine_one(session, node):
         checks.append(check)
         if not session.json:
             print(f"{check.grade:<5} {check.name:<10} {check.found}", flush=True)
             if check.todo and check.grade != "ok":
                 print(f"      {'':<10} -> {check.todo}", flush=True)
-    failed = any(check.grade == "fail" for check in checks)
+    code = exit_code_of(checks)
     if session.json:
-        session.result({"ok": not failed, "checks": checks}, "")
-    if failed:
-        raise typer.Exit(exits.FAILED)
+        session.result({"ok": code == exits.OK, "checks": checks}, "")
+    if code != exits.OK:
+        raise typer.Exit(code)
 
 
 def examine(session: Session) -> Iterator[Check]:
@@ -73,8 +71,18 @@ def examine(session: Session) -> Iterator[Check]:
     yield Check("home", "ok", str(home.root))
     yield from check_keys(home)
     yield check_disk(home)
-    yield from check_node(home)
+    yield from check_node(session, home)
     yield from check_network(home)
+
+
+def examine_one(session: Session, node: str) -> Iterator[Check]:
+    """The machine, and one node on it."""
+    from dds.apps.cli.doctor_node import examine_node, find_node
+
+    yield check_python()
+    yield check_libraries()
+    yield check_clock(time.time())
+    yield from examine_node(session, find_node(session, node), must_run=True)
 
 
 def check_python() -> Check:
@@ -107,14 +115,11 @@ def check_clock(now_unix_s: float) -> Check:
 
 
 def check_keys(home: Home) -> Iterator[Check]:
+    from dds.apps.cli.doctor_node import check_key_file
+
     for path in (home.identity_file, home.node.key_file):
-        if not path.exists():
-            continue
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & 0o077:
-            yield Check("key", "fail", f"{path} can be read by others (mode {mode:04o})", f"chmod 600 {path}")
-        else:
-            yield Check("key", "ok", f"{path} is its owner's alone")
+        if path.exists():
+            yield check_key_file(path)
 
 
 def check_disk(home: Home) -> Check:
@@ -125,42 +130,12 @@ def check_disk(home: Home) -> Check:
     return Check("disk", "ok", found)
 
 
-def check_node(home: Home) -> Iterator[Check]:
-    """The home's own node, if there is one: configuration, ports, space."""
-    from dds.runtime import processes
-    from dds.storage.home import load_node_config
+def check_node(session: Session, home: Home) -> Iterator[Check]:
+    """The home's own node, if there is one."""
+    from dds.apps.cli.doctor_node import examine_node
 
-    if not home.node.config_file.exists():
-        return
-    try:
-        config = load_node_config(home.node.config_file)
-    except DDSError as error:
-        yield Check("node", "fail", error.message, error.hint or f"edit {home.node.config_file}")
-        return
-    yield Check("node", "ok", f"{config.name}, roles {', '.join(config.roles)}")
-    free = shutil.disk_usage(home.root).free
-    if free < config.capacity_bytes:
-        found = f"{human_bytes(free)} free, and the node promises {human_bytes(config.capacity_bytes)}"
-        yield Check("disk", "warn", found, f"lower capacity_bytes in {home.node.config_file}, or make room")
-    if processes.find([home.node.root]):
-        yield Check("ports", "ok", "the node runs")
-        return
-    for kind, port in (("TCP", config.port), ("UDP", config.dht_port)):
-        if port:
-            yield _check_port(config.host, port, kind)
-
-
-def _check_port(host: str, port: int, kind: str) -> Check:
-    import socket
-
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM if kind == "TCP" else socket.SOCK_DGRAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, kind == "TCP")
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            return Check("ports", "fail", f"{kind} {host}:{port}: {error.strerror}", "free the port, or change node.toml")
-    return Check("ports", "ok", f"{kind} {host}:{port} is free")
+    if home.node.config_file.exists():
+        yield from examine_node(session, home.node, must_run=False)
 
 
 def check_network(home: Home) -> Iterator[Check]:

@@ -15,6 +15,7 @@ import typer
 from dds.apps.cli.ledger_session import IDENTITY, Desk, account_named, event_data, has_wallet, node_id_of, with_ledger
 from dds.apps.cli.ledger_text import facts, signed_tokens, table
 from dds.apps.cli.session import Session, command, fields, plain
+from dds.apps.cli.standing_text import vetting_text
 from dds.primitives.errors import IntegrityError, NotFoundError
 from dds.primitives.ids import ID_TEXT_CHARS, id_text, parse_id
 from dds.primitives.money import format_tokens
@@ -38,6 +39,7 @@ class Subject:
     name: str = ""  # how it was called on the command line, when that was not its id
     number: int = -1  # of a node
     payout: bytes = b""  # of a node: whom its pay goes to
+    vetting: str = ""  # of a node: how far its vetting is
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ async def resolve(desk: Desk, text: str) -> Subject:
         InputError: nothing that it could name.
         NotFoundError: a node that the ledger does not know.
     """
-    from dds.ledger.records import ACCOUNTS, CONTRACTS, NODES, NUMBERS, SEGMENTS, number_key
+    from dds.ledger.records import ACCOUNTS, CONTRACTS, NODES, NUMBERS, SEGMENTS, STANDINGS, number_key
 
     is_id = len(text) == ID_TEXT_CHARS
     if not is_id and (text == IDENTITY or has_wallet(desk.home, text)):
@@ -106,7 +108,9 @@ async def resolve(desk: Desk, text: str) -> Subject:
     entry = await desk.client.find(NUMBERS, identifier)
     node = None if entry is None else await desk.client.find(NODES, number_key(entry.number))
     if node is not None:
-        return Subject("node", identifier, "" if is_id else text, node.number, node.payout)
+        standing = await desk.client.find(STANDINGS, number_key(node.number))
+        vetting = vetting_text(node, standing, await desk.params(), (await desk.client.head()).epoch)
+        return Subject("node", identifier, "" if is_id else text, node.number, node.payout, vetting)
     if not is_id:
         raise NotFoundError(f"the ledger knows no node {text}", hint="register it: dds stake register")
     for kind, known in (
@@ -182,6 +186,7 @@ def document(story: Story, limit: int) -> dict[str, object]:
         "kind": story.subject.kind,
         "id": id_text(story.subject.identifier),
         "node": story.subject.number if story.subject.kind == "node" else None,
+        "vetting": story.subject.vetting or None,
         "events": [
             {"seq": line.seq, "height": line.height, "tx": plain(line.tx_id), "by": line.tx_name, **event_data(line.event)}
             for line in shown
@@ -199,7 +204,8 @@ def describe(story: Story, limit: int, *, verbose: bool = False) -> str:
     subject, shown, count = story.subject, story.lines[-limit:], len(story.lines)
     name = f"{subject.name} " if subject.name else ""
     number = f"number {subject.number}, " if subject.kind == "node" else ""
-    parts = [facts([(subject.kind, f"{name}{number}{id_text(subject.identifier)}"), ("events", f"{count:,}")])]
+    pairs = [(subject.kind, f"{name}{number}{id_text(subject.identifier)}"), ("events", f"{count:,}")]
+    parts = [facts([*pairs, *([("vetting", subject.vetting)] if subject.vetting else [])])]
     if count:
         parts += [_total_table(story.explanation), _event_table(shown, verbose=verbose)]
     if more := count - len(shown):

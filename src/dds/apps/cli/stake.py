@@ -13,6 +13,7 @@ import typer
 from dds.apps.cli.ledger_session import Desk, WalletOption, YesOption, confirm, told, with_ledger
 from dds.apps.cli.ledger_text import facts, parse_price, parse_span, price_text, span_text, table
 from dds.apps.cli.session import Session, command, fields, group, parse_size
+from dds.apps.cli.standing_text import vetting_text
 from dds.apps.cli.wallet import positive_tokens
 from dds.primitives.errors import InputError, NotFoundError
 from dds.primitives.ids import id_text
@@ -120,9 +121,13 @@ def show(
         params, epoch = await desk.params(), (await desk.client.head()).epoch
         keys = [number_key(number) for number in found.nodes]
         nodes = [node for node in await desk.find_many(NODES, keys) if node]
-        scores = [score_text(standing, params) for standing in await desk.find_many(STANDINGS, keys)]
-        data = {"account": id_text(account), **fields(found), "epoch": epoch, "registered": [fields(node) for node in nodes]}
-        session.result(data, describe(account, found, params, epoch) + ("\n\n" + node_table(nodes, scores) if nodes else ""))
+        standings = await desk.find_many(STANDINGS, keys)
+        scores = [score_text(standing, params) for standing in standings]
+        vetting = [vetting_text(node, standing, params, epoch) for node, standing in zip(nodes, standings, strict=True)]
+        registered = [{**fields(node), "vetting": text} for node, text in zip(nodes, vetting, strict=True)]
+        data = {"account": id_text(account), **fields(found), "epoch": epoch, "registered": registered}
+        listed = "\n\n" + node_table(nodes, scores, vetting) if nodes else ""
+        session.result(data, describe(account, found, params, epoch) + listed)
 
     with_ledger(session, work, wallet=wallet)
 
@@ -260,9 +265,9 @@ def describe(account: bytes, found: Operator, params: Params, epoch: int) -> str
     return facts([*pairs, ("nodes", len(found.nodes))])
 
 
-def node_table(nodes: list[Node], scores: list[str]) -> str:
+def node_table(nodes: list[Node], scores: list[str], vetting: list[str]) -> str:
     """Nodes by number."""
-    head = ("node", "state", "region", "ask", "free", "of", "shares", "pool free", "locked", "score", "NodeID")
+    head = ("node", "state", "region", "ask", "free", "of", "shares", "pool free", "locked", "score", "vetting", "NodeID")
     rows = [
         (
             node.number,
@@ -275,9 +280,10 @@ def node_table(nodes: list[Node], scores: list[str]) -> str:
             format_tokens(node.pool_free),
             format_tokens(node.pool_locked),
             score,
+            progress,
             id_text(node.node_id),
         )
-        for node, score in zip(nodes, scores, strict=True)
+        for node, score, progress in zip(nodes, scores, vetting, strict=True)
     ]
     return table(head, rows, right=(0, 3, 4, 5, 6, 7, 8, 9))
 

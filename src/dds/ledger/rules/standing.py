@@ -54,9 +54,15 @@ def is_suspended(standing: Standing, params: Params, epoch: int) -> bool:
     which it had nothing to prove; the window that `epoch` lies in is not over and does not count. Windows are forgotten with
     age: a suspended node that lost everything is free again when they are.
     """
+    passed, judged = windows_seen(standing, params, epoch)
+    return passed * MILLION < judged * params.downtime_suspend_ppm
+
+
+def windows_seen(standing: Standing, params: Params, epoch: int) -> tuple[int, int]:
+    """How many of the finished windows that are remembered had a pass, and how many a verdict, as seen from `epoch`."""
     now = _turned(standing, params, epoch)
     judged = (now.judged >> 1).bit_count()
-    return (now.passed >> 1).bit_count() * MILLION < judged * params.downtime_suspend_ppm
+    return (now.passed >> 1).bit_count(), judged
 
 
 def is_vetted(node: Node, standing: Standing, params: Params, epoch: int) -> bool:
