@@ -44,6 +44,10 @@ def init(
     ] = "off",
     iroh: Annotated[bool, typer.Option("--iroh", help="Be reached over iroh too, where nobody can dial this machine.")] = False,
     relay: Annotated[list[str] | None, typer.Option(metavar="URL", help="An iroh relay to meet at; at most two.")] = None,
+    ledger: Annotated[
+        str | None,
+        typer.Option(metavar="NODEID@HOST:PORT", help="The ledger that pays it; '' for none. [default: as config.toml]"),
+    ] = None,
 ) -> None:
     """Make this home's node: its key and node.toml. Prints its NodeID."""
     from dds.storage.home import ClientConfig, NodeConfig, private_directory, write_node_config
@@ -56,6 +60,8 @@ def init(
     known = home.client_config() if home.config_file.exists() else ClientConfig(network or "")
     if not (network or known.network):
         raise InputError("which network is the node for?", hint="name it with --network, or connect this home first")
+    roles = cast("tuple[Role, ...]", tuple(role or ("ssn",)))  # checked when it is written
+    paid_by = known.ledger if set(roles) != {"origin"} else ""  # an origin serves its owner: nobody pays it
     config = NodeConfig(
         name=name,
         network=network or known.network,
@@ -63,7 +69,7 @@ def init(
         port=port,
         dht_port=dht_port,
         advertised=tuple(advertise or ()),
-        roles=cast("tuple[Role, ...]", tuple(role or ("ssn",))),  # checked when it is written
+        roles=roles,
         region=region,
         operator=operator,
         subnet=subnet,
@@ -73,6 +79,7 @@ def init(
         memory_bytes_max=parse_size(memory),
         bootstrap=tuple(bootstrap or known.bootstrap),
         dht_bootstrap=tuple(dht_bootstrap or known.dht_bootstrap),
+        ledger=paid_by if ledger is None else ledger,
         nat=nat,
         iroh=iroh,
         iroh_relays=tuple(relay or ()),
