@@ -8,6 +8,7 @@ from dds.primitives.ids import NodeID
 from dds.protocol.ranking import (
     COOL_DOWN_S_MAX,
     COOL_DOWN_S_MIN,
+    FAR_S,
     HEDGE_FACTOR,
     HEDGE_S_MAX,
     HEDGE_S_MIN,
@@ -75,7 +76,7 @@ def test_a_flood_of_nodes_neither_grows_the_memory_nor_washes_out_a_liar() -> No
     for number in range(1, NODES_MAX + 100):
         ranking.succeeded(other(number), 0.1)
     assert ranking.is_liar(NODE)
-    assert ranking.latency_s(other(1)) == 0.0
+    assert ranking.expected_s(other(1)) == 0.0
     assert len(ranking._nodes) == NODES_MAX
 
 
@@ -97,7 +98,30 @@ def test_a_few_very_slow_answers_do_not_raise_the_hedge_beyond_its_maximum() -> 
 
 def test_latency_is_smoothed_and_unknown_nodes_count_as_fast() -> None:
     ranking = NodeRanking()
-    assert ranking.latency_s(NODE) == 0.0
+    assert ranking.expected_s(NODE) == 0.0
     ranking.succeeded(NODE, 1.0)
     ranking.succeeded(NODE, 2.0)
-    assert ranking.latency_s(NODE) == pytest.approx(1.2)
+    assert ranking.expected_s(NODE) == pytest.approx(1.2)
+
+
+def test_nodes_of_the_own_region_come_first_while_nothing_is_known() -> None:
+    ranking = NodeRanking(lambda node: node == NODE)
+    assert sorted([other(1), NODE], key=ranking.expected_s) == [NODE, other(1)]
+    ranking.succeeded(NODE, 0.01)  # asked once, and still the nearer one
+    assert sorted([other(1), NODE], key=ranking.expected_s) == [NODE, other(1)]
+    ranking.succeeded(NODE, 2.0)  # slow: others get their turn, wherever they are
+    assert ranking.expected_s(other(1)) == FAR_S
+    assert sorted([other(1), NODE], key=ranking.expected_s) == [other(1), NODE]
+
+
+def test_of_two_equally_fast_nodes_the_one_that_fails_less_is_chosen() -> None:
+    ranking = NodeRanking()
+    for round_number in range(20):
+        ranking.succeeded(NODE, 0.1)
+        ranking.succeeded(other(1), 0.1)
+        if round_number % 2:
+            ranking.struck(other(1), float(round_number))
+    assert ranking.expected_s(NODE) < ranking.expected_s(other(1))
+    for _ in range(50):
+        ranking.succeeded(other(1), 0.1)
+    assert ranking.expected_s(other(1)) == pytest.approx(0.1, rel=0.01)  # it is forgiven

@@ -7,6 +7,7 @@ stripes are read around it from the start. Everything here is a hint for choosin
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,21 +22,28 @@ RECENT_MAX: Final = 128
 COOL_DOWN_S_MIN: Final = 5.0
 COOL_DOWN_S_MAX: Final = 120.0
 NODES_MAX: Final = 4096
+FAR_S: Final = 0.05  # what a request to a node of another region is taken to cost until one was made
+SUCCESS_MIN: Final = 0.05  # a node that never answers counts as one that answers one request in twenty
 _SMOOTHING: Final = 0.2
 
 
 @dataclass(slots=True)
 class _Memory:
     latency_s: float = 0.0
+    success: float = 1.0  # share of requests that were answered in time, the latest counting most
     pause_s: float = 0.0  # the latest cool-down of failures in a row
     avoid_until: float = 0.0
     lied: bool = False
 
 
 class NodeRanking:
-    """Bounded memory of nodes; the clock (seconds, monotonic) is passed in."""
+    """Bounded memory of nodes; the clock (seconds, monotonic) is passed in.
 
-    def __init__(self) -> None:
+    `is_near` says which nodes are of the reader's own region; without it none is taken to be far.
+    """
+
+    def __init__(self, is_near: Callable[[NodeID], bool] = lambda node: True) -> None:
+        self._is_near = is_near
         self._nodes: dict[NodeID, _Memory] = {}
         self._recent: deque[float] = deque(maxlen=RECENT_MAX)
         self._hedge_s = HEDGE_S_UNKNOWN
@@ -43,6 +51,7 @@ class NodeRanking:
     def succeeded(self, node: NodeID, seconds: float) -> None:
         memory = self._memory(node)
         memory.latency_s += (_SMOOTHING if memory.latency_s else 1.0) * (seconds - memory.latency_s)
+        memory.success += _SMOOTHING * (1.0 - memory.success)
         memory.pause_s, memory.avoid_until = 0.0, 0.0
         self._recent.append(seconds)
         if len(self._recent) >= 8:
@@ -56,6 +65,7 @@ class NodeRanking:
         What was in flight when the cool-down began belongs to the same fault, so it does not double it again.
         """
         memory = self._memory(node)
+        memory.success -= _SMOOTHING * memory.success
         if memory.avoid_until <= now:
             memory.pause_s = min(max(2 * memory.pause_s, COOL_DOWN_S_MIN), COOL_DOWN_S_MAX)
         memory.avoid_until = now + memory.pause_s
@@ -72,10 +82,13 @@ class NodeRanking:
         memory = self._nodes.get(node)
         return memory is not None and memory.lied
 
-    def latency_s(self, node: NodeID) -> float:
-        """Smoothed seconds a request; 0 for a node never asked, so that newcomers get their turn."""
+    def expected_s(self, node: NodeID) -> float:
+        """What to choose by: seconds until a request is answered, as far as is known, more for a node that often fails. A
+        node never asked costs nothing in the own region, so that newcomers get their turn, and FAR_S elsewhere."""
         memory = self._nodes.get(node)
-        return memory.latency_s if memory else 0.0
+        if memory is None:
+            return 0.0 if self._is_near(node) else FAR_S
+        return (memory.latency_s or HEDGE_S_MIN) / max(memory.success, SUCCESS_MIN)
 
     def hedge_s(self) -> float:
         """How long to wait for a holder before asking others too, in seconds."""

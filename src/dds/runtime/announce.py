@@ -127,6 +127,10 @@ class Announcer:
     def withdraw_content(self, content: CID, kind: str) -> None:
         self._withdraw(Announcement(CONTENT_PROVIDER.code, content, kind))
 
+    def announces_content(self, content: CID, kind: str) -> bool:
+        """Whether `announce_content` was asked for, in this run or an earlier one, and not withdrawn."""
+        return Announcement(CONTENT_PROVIDER.code, content, kind) in self.queue
+
     def withdraw_segment(self, segment_id: SegmentID, index: int) -> None:
         self._withdraw(Announcement(SEGMENT_PROVIDER.code, segment_id, str(index)))
 

@@ -24,7 +24,7 @@ from dds.runtime.origin_client import OriginClient
 from dds.runtime.put import Put
 from dds.runtime.results import ContentStat, Entry, GetResult, Progress, PutOptions, PutResult
 from dds.storage.catalog import Catalog
-from dds.storage.home import ClientConfig, Home
+from dds.storage.home import ClientConfig, Home, in_region
 from dds.storage.source import SourceOptions, measure_dag
 from dds.transport.heap import CLIENT_KEPT_BYTES, CLIENT_MAPPED_BYTES_MIN, keep_freed_memory
 
@@ -123,13 +123,15 @@ async def dag_bytes(source: Path | BinaryIO, options: PutOptions) -> int | None:
 
 
 @asynccontextmanager
-async def open_client(home: Home) -> AsyncIterator[Client]:
-    """A session of this home.
+async def open_client(home: Home, *, region: str | None = None) -> AsyncIterator[Client]:
+    """A session of this home, as if it stood in `region`, where that is given.
 
     Raises:
-        ConfigError: the home is not set up. UnavailableError: no bootstrap node answers.
+        ConfigError: the home is not set up. UnavailableError: no bootstrap node answers. InputError: no name of a region.
     """
     config, key = home.client_config(), home.identity()
+    if region is not None:
+        config = in_region(config, region)
     keep_freed_memory(CLIENT_KEPT_BYTES, CLIENT_MAPPED_BYTES_MIN)
     catalog = await asyncio.to_thread(Catalog, home.catalog_file)
     try:

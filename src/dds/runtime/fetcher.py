@@ -180,7 +180,7 @@ class Fetcher:
         width = shape.k + shape.m
         holders = {index: segment.holders_of(index) for index in range(width)}
         doubtful = frozenset(i for i, nodes in holders.items() if not nodes or ranking.avoided(nodes[0], now))
-        speed = {i: ranking.latency_s(nodes[0]) if nodes else 0.0 for i, nodes in holders.items()}
+        speed = {i: ranking.expected_s(nodes[0]) if nodes else 0.0 for i, nodes in holders.items()}
         preference = sorted(range(shape.k, width), key=speed.__getitem__) if shape.k > 1 else self._copies(width, speed)
         machine = StripeRead(shape.k, shape.m, wanted, holders, doubtful, preference)
         if doubtful.isdisjoint(want.slot for want in wanted):

@@ -27,6 +27,7 @@ from dds.primitives.errors import DDSError, FormatError, InputError, NotEnoughFr
 from dds.primitives.ids import NodeID
 from dds.runtime.content_blocks import ContentBlocks
 from dds.runtime.dag_host import READ_WINDOW, drive
+from dds.runtime.edge_blocks import EdgeFirst, Edges, Upcoming, open_edges
 from dds.runtime.fetcher import Fetcher
 from dds.runtime.holders import indices_held, search_holders
 from dds.runtime.network import Network
@@ -107,6 +108,7 @@ class Reading:
     _kind: str = ""
     _lost: bool = False  # too many fragments of what a manifest names are gone: an origin is asked first, if there is one
     _origin_tried: bool = False
+    _edges: Edges | None = None  # the caches near by, while this network has any
 
     def __post_init__(self) -> None:
         if codec_of(self.content) == DAG_CBOR:
@@ -235,6 +237,23 @@ class Reading:
         return not self._origin_tried and lookup.done() and bool(lookup.result().origins)
 
     async def _sources(self) -> AsyncGenerator[BlockSource, None]:
+        """An edge near by with the first of the ordinary sources behind it, then the others.
+
+        Raises:
+            NotFoundError, UnavailableError: see `_ordinary_sources`.
+        """
+        async with contextlib.aclosing(self._ordinary_sources()) as ordinary:
+            self._edges = open_edges(self.network, self.content, self.fetcher.culprits)
+            if self._edges is not None:
+                upcoming = Upcoming(ordinary)
+                try:
+                    yield EdgeFirst(self._edges, upcoming)
+                finally:
+                    await upcoming.close()
+            async for source in ordinary:
+                yield source
+
+    async def _ordinary_sources(self) -> AsyncGenerator[BlockSource, None]:
         """Manifests as they come, and an origin when the DHT names one before any has come, or when none works.
 
         Raises:
@@ -325,6 +344,7 @@ class Reading:
             seconds=time.monotonic() - self._started,
             decoded_stripes=self.fetcher.decoded_stripes,
             culprits=list(self.fetcher.culprits),
+            edge_bytes=0 if self._edges is None else self._edges.used_bytes,
         )
 
     # -- listings and statistics ------------------------------------------------------------------------------------------

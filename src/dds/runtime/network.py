@@ -23,6 +23,7 @@ from dds.primitives.errors import DDSError, FormatError, UnavailableError
 from dds.primitives.ids import NodeID, SegmentID, id_text
 from dds.primitives.keys import SigningKey
 from dds.primitives.units import MIB
+from dds.protocol.edge_choice import EdgeChoice
 from dds.protocol.ranking import NodeRanking
 from dds.runtime.tasks import gather_all
 from dds.storage.home import ClientConfig, parse_host_port, parse_node_address
@@ -68,6 +69,7 @@ DHT_VALUES_MAX: Final = 48
 ANNOUNCE_TIMEOUT_S: Final = 5.0
 ANNOUNCING_ENDS_S: Final = 6.0  # how long `stop` waits for announcements under way
 ORIGIN_LIFETIME_MS: Final = 15 * 60_000  # an origin goes when the network has the content, and its record soon after
+EDGE_ROLE: Final = "ecn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,8 @@ class Network:
     def __init__(self, key: SigningKey, config: ClientConfig, client: PeerClient, dht: DHTNode | None = None) -> None:
         """`dht`: a node that has joined already and stays joined; without it one is made at the first use."""
         self.key, self.name, self.client = key, config.network, client
-        self.ranking = NodeRanking()
+        self.ranking = NodeRanking(self.is_near)
+        self.edge_choice = EdgeChoice()
         self.turn = 0  # spreads small reads over their copies
         self._config = config
         self._nodes: dict[NodeID, NodeRecord] = {}
@@ -153,6 +156,11 @@ class Network:
                 self._nodes[node] = record
                 self.client.learn(node, [parse_address(address) for address in record.addresses])
 
+    def learn(self, records: Sequence[bytes]) -> None:
+        """Signed node records from elsewhere; what does not hold is passed over."""
+        for raw in records:
+            self._learn(raw)
+
     async def stop(self) -> None:
         """Wait for announcements under way, but not for long; then leave the DHT."""
         if self._announcing:
@@ -185,6 +193,20 @@ class Network:
         """(region, operator) as the node declares them; unknown nodes count as one of their own."""
         record = self._nodes.get(node)
         return (record.region, record.operator) if record else (id_text(node), id_text(node))
+
+    def is_near(self, node: NodeID) -> bool:
+        """Whether the node says that it stands in our region."""
+        record = self._nodes.get(node)
+        return record is not None and record.region == self._config.region
+
+    def edges(self) -> list[tuple[NodeID, bool]]:
+        """Nodes that cache for readers, and whether each is near."""
+        now = self.now_ms()
+        return [
+            (node, record.region == self._config.region)
+            for node, record in self._nodes.items()
+            if EDGE_ROLE in record.roles and is_current(record, NODE, now)
+        ]
 
     def distance_s(self, node: NodeID) -> float:
         """Of a simulated network: seconds of a round trip that are added to what this machine takes."""
@@ -267,6 +289,8 @@ class Network:
         origins: list[NodeID] = []
         for provider in self._records(place, values, CONTENT_PROVIDER):
             if provider.content != content:
+                continue
+            if provider.kind == "edge":  # has blocks, not the manifest; readers know the edges near them by their records
                 continue
             if provider.kind != "origin":
                 holders.append(self._provider(provider.node_id, provider.addresses))

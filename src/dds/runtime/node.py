@@ -48,6 +48,7 @@ from dds.runtime.supervisor import supervise
 from dds.runtime.upkeep import StoreKeeper, pace_for
 from dds.storage.fragment_store import FragmentStore, StoreConfig
 from dds.storage.home import (
+    ClientConfig,
     Home,
     NodeConfig,
     NodeHome,
@@ -75,6 +76,7 @@ STORING_ROLES: Final = frozenset({"ssn", "asn"})
 ANNOUNCING: Final = AnnouncerConfig(puts_per_s_max=10, first_after_s=5.0)
 
 if TYPE_CHECKING:
+    from dds.runtime.edge import Edge
     from dds.runtime.node_audits import NodeAudits
     from dds.runtime.origin import Origin
 
@@ -186,16 +188,14 @@ class Node:
         self._audits = self._make_audits() if config.ledger else None
         self.routes = self._routes()
         self.origin = self._make_origin(bandwidth) if "origin" in config.roles else None
+        self.edge = self._make_edge(seed) if "ecn" in config.roles else None
+        self.routes.serve_blocks(*(part.block for part in (self.origin, self.edge) if part is not None))
         self.dialback = self._make_dialback(bandwidth)
+        faces = [*self._origin_routes(), *self._edge_routes(), *self._audit_routes(), *self.dialback.routes()]
         self.server = PeerServer(
             key,
             network=config.network,
-            routes=[
-                *self.routes.routes(stores=self._stores),
-                *self._origin_routes(),
-                *self._audit_routes(),
-                *self.dialback.routes(),
-            ],
+            routes=[*self.routes.routes(stores=self._stores), *faces],
             limits=ServerLimits(bodies_bytes_max=config.memory_bytes_max),
             bandwidth=bandwidth,
         )
@@ -251,8 +251,29 @@ class Node:
             return []
         from dds.runtime.origin_routes import OriginRoutes
 
-        self.routes.serve_blocks(self.origin.block)
         return OriginRoutes(self.origin).routes()
+
+    def _make_edge(self, seed: bytes) -> Edge:
+        """Imported here: a node that is no edge carries nothing of a reader."""
+        from dds.runtime.edge import Edge, EdgeParts
+        from dds.runtime.network import Network
+
+        config = self.config
+        known = ClientConfig(config.network, region=config.region, simulated_rtt_ms=config.simulated_rtt_ms)
+        network = Network(self._key, known, self._client, self.dht)
+
+        def with_peers() -> Network:
+            network.learn(self.peers.shared())
+            return network
+
+        return Edge(self.files.edge_dir, config, EdgeParts(self._pool, self.announcer, with_peers, seed))
+
+    def _edge_routes(self) -> list[Route]:
+        if self.edge is None:
+            return []
+        from dds.runtime.edge_routes import EdgeRoutes
+
+        return EdgeRoutes(self.edge).routes()
 
     def _make_audits(self) -> NodeAudits:
         """Imported here: a node without a ledger carries nothing of it."""
@@ -309,6 +330,10 @@ class Node:
         if self.origin is not None:
             stack.push_async_callback(self.origin.stop)
             await self.origin.start()
+        if self.edge is not None:
+            await self.edge.start()
+            stack.push_async_callback(self.edge.stop)
+            self.edge.add_metrics(self.metrics)
         add_node_metrics(self)
         background = asyncio.create_task(self._background())
         stack.push_async_callback(_cancel, background)
@@ -322,6 +347,8 @@ class Node:
         keeper = StoreKeeper(self.store, pace_for(self.config.trash_window_s), self.metrics, on_sweep=self._look_again)
         jobs = {**keeper.jobs(), "announce": lambda: announce_all_held(self.store, self.announcer)}
         jobs |= self._reach.jobs(self.config.port, self.config.dht_port)
+        if self.edge is not None:
+            jobs |= self.edge.jobs()
         if self._audits is not None:
             jobs |= self._audits.jobs()
         try:
@@ -366,6 +393,7 @@ class Node:
             "uptime_s": round(time.monotonic() - self._started_s, 1),
             "free_bytes": self.stats.free_bytes,
             **({} if self.origin is None else {"origin": self.origin.summary()}),
+            **({} if self.edge is None else {"edge": self.edge.summary()}),
         }
 
     async def metrics_page(self) -> str:

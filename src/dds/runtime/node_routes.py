@@ -93,11 +93,12 @@ class NodeRoutes:
 
     def __init__(self, service: NodeService, pool: Executor, quota: StagingQuota, faces: NodeFaces) -> None:
         self._service, self._pool, self._quota, self._faces = service, pool, quota, faces
-        self._block_source: BlockSource | None = None
+        self._block_sources: tuple[BlockSource, ...] = ()
 
-    def serve_blocks(self, source: BlockSource | None) -> None:
-        """Let an origin answer GET /v1/blocks/{cid} from what it keeps; `source` gives None for a block that it has not."""
-        self._block_source = source
+    def serve_blocks(self, *sources: BlockSource) -> None:
+        """Let an origin and an edge answer GET /v1/blocks/{cid} from what they keep: the first that has the block. Each gives
+        None for one that it has not."""
+        self._block_sources = sources
 
     def routes(self, *, stores: bool = True) -> list[Route]:
         """All routes; a node that keeps nothing for others has none to write by."""
@@ -260,10 +261,11 @@ class NodeRoutes:
 
     async def _get_block(self, request: Request) -> Response:
         cid = parse_cid(request.params["cid"])
-        block = await self._block_source(cid) if self._block_source is not None else None
-        if block is None:
-            raise NotFoundError(f"block {cid_text(cid)} is not served here")
-        return Response(200, block)
+        for source in self._block_sources:
+            block = await source(cid)
+            if block is not None:
+                return Response(200, block)
+        raise NotFoundError(f"block {cid_text(cid)} is not served here")
 
     # ---- parts
 

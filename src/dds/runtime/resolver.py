@@ -123,7 +123,7 @@ class Resolver:
 
     async def _feed(self, content: CID, hints: Sequence[NodeID], queue: asyncio.Queue[NodeID | None]) -> None:
         """Nodes to ask, best first: hints, announced holders, then known nodes; None ends the list."""
-        for node in hints:
+        for node in sorted(hints, key=self._network.ranking.expected_s):
             queue.put_nowait(node)
         announced = self.providers(content)
         try:
@@ -132,7 +132,8 @@ class Resolver:
                 for node in announced.result().holders[:ANNOUNCED_FIRST]:
                     queue.put_nowait(node)
             known = self._network.known_nodes()
-            known.sort(key=lambda node: tagged_hash(b"dds/ask-order/v1", content, node))
+            expected_s = self._network.ranking.expected_s  # nearest first; among equals every reader begins with the same
+            known.sort(key=lambda node: (round(expected_s(node), 2), tagged_hash(b"dds/ask-order/v1", content, node)))
             for node in known[:DIRECT_ASKS_MAX]:
                 queue.put_nowait(node)
             for node in (await asyncio.shield(announced)).holders:
@@ -233,7 +234,7 @@ class Resolver:
     async def _named(self, row: SegmentRow) -> list[NodeID]:
         now = asyncio.get_running_loop().time()
         ranking = self._network.ranking
-        return sorted(row.holders, key=lambda node: (ranking.avoided(node, now), ranking.latency_s(node)))
+        return sorted(row.holders, key=lambda node: (ranking.avoided(node, now), ranking.expected_s(node)))
 
     async def _announced(self, segment_id: SegmentID) -> list[NodeID]:
         return [node for _, node in await self._network.segment_holders(segment_id)]

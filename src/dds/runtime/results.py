@@ -72,6 +72,7 @@ class GetResult:
     seconds: float
     decoded_stripes: int
     culprits: list[Culprit] = field(default_factory=list)
+    edge_bytes: int = 0  # of blocks that came from edge caches
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@
       wallets/         further accounts on the ledger: NAME.key, 0600
       catalog.sqlite   what this home has published, and uploads that were broken off
       spool/           data space of uploads in progress
-      node/            one node, if this home runs one: node.toml, node.key, store/, origin/, node.log, state.json
+      node/            one node, if this home runs one: node.toml, node.key, store/, origin/, edge/, node.log, state.json
       devnet/          a local network: devnet.json and nodes/NAME/, each laid out like node/ above
 
 Decides names, permissions, the keys of the configuration and their limits. Does not decide what is in the store, the catalog or
@@ -186,6 +186,11 @@ class NodeHome:
         """One directory for each put that was handed over."""
         return self.root / "origin"
 
+    @property
+    def edge_dir(self) -> Path:
+        """An edge's cached blocks."""
+        return self.root / "edge"
+
     def read_state(self) -> NodeState | None:
         """The state that the node wrote last; None when there is none. It does not prove that the process still lives."""
         try:
@@ -293,6 +298,18 @@ def load_client_config(path: Path) -> ClientConfig:
     config = load_config(path, ClientConfig)
     _check_addresses(path, config.bootstrap + ((config.ledger,) if config.ledger else ()), config.dht_bootstrap)
     return config
+
+
+def in_region(config: ClientConfig, region: str) -> ClientConfig:
+    """The same home, standing elsewhere.
+
+    Raises:
+        InputError: no name that a region can have.
+    """
+    try:
+        return dataclasses.replace(config, region=msgspec.convert(region, Label))
+    except msgspec.ValidationError:
+        raise InputError(f"not a region: {region[:64]!r}", hint="letters, digits, dots, hyphens and underscores") from None
 
 
 def load_node_config(path: Path) -> NodeConfig:

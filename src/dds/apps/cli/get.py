@@ -41,6 +41,9 @@ def get(
     ] = None,
     path: Annotated[str, typer.Option("--path", metavar="SUB/FILE", help="A file or directory inside.")] = "",
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace what is at OUT.")] = False,
+    region: Annotated[
+        str | None, typer.Option("--region", metavar="REGION", help="Read as from there. [default: that of config.toml]")
+    ] = None,
 ) -> None:
     """Fetch CONTENTID, check every byte against it, and write it to OUT."""
     root, inner = split_content(content, path)
@@ -56,7 +59,7 @@ def get(
             to = target or sys.stdout.buffer
             return await client.get(root, to, path=inner, byte_range=window, overwrite=force, progress=report)
 
-    result = with_client(session, work)
+    result = with_client(session, work, region=region)
     if target is not None:
         session.result({"out": str(target), **fields(result)}, str(target))
     for line in summary(result):
@@ -106,6 +109,8 @@ def summary(result: GetResult) -> list[str]:
         f"{what}{human_bytes(result.content_bytes)} in {result.seconds:.1f} s ({speed}), "
         f"{human_bytes(result.moved_bytes)} moved, every byte verified"
     ]
+    if result.edge_bytes:
+        lines.append(f"{human_bytes(result.edge_bytes)} came from an edge cache")
     if result.decoded_stripes:
         lines.append(f"{result.decoded_stripes} stripes were rebuilt from the fragments that were left")
     return lines + [f"warning: node {id_text(culprit.node)} sent wrong bytes: {culprit.reason}" for culprit in result.culprits]
