@@ -128,7 +128,7 @@ async def reader_near(
     async with PeerClient(key, network=NETWORK, distance=distance) as client:
         network = Network(key, ClientConfig(NETWORK, region=REGION, simulated_rtt_ms=rtt_ms), client)
         known.append(network)
-        network.learn([node.record() for node in (*nodes, *edges)])
+        network.learn([*(node.record() for node in nodes), *(edge.record() for edge in edges)])
         try:
             yield network
         finally:
