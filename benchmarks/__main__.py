@@ -26,6 +26,12 @@ def _network() -> Iterable[Row]:
     return network.run()
 
 
+def _edge() -> Iterable[Row]:
+    from benchmarks import edge
+
+    return edge.run()
+
+
 def _ledger_abci() -> Iterable[Row]:
     from benchmarks import ledger_abci
 
@@ -48,6 +54,7 @@ SUITES: dict[str, Callable[[], Iterable[Row]]] = {
     "codec": _codec,
     "transport": _transport,
     "network": _network,
+    "edge": _edge,
     "ledger-abci": _ledger_abci,
     "ledger": _ledger,
     "placement": _placement,
