@@ -1,8 +1,8 @@
 """Drawing a segment's nodes among ten thousand candidates, held against sorting and hashing those ten thousand.
 
 Times are of this process alone (CPU): a draw does no I/O. The network has 8 regions, 3,000 operators and 9,000 subnets with
-weights of every size; `tight` is one in which the rules cannot be kept: seven operators share all nodes. The first row's aim is in
-milliseconds.
+weights of every size; `tight` is one in which the rules cannot be kept: seven operators share all nodes. The first row's aim
+is in milliseconds.
 """
 
 from __future__ import annotations

@@ -17,10 +17,12 @@ from typing import BinaryIO
 from dds.erasure.geometry import ARCHIVE_CLASS, ARCHIVES
 from dds.primitives.cid import CID
 from dds.primitives.errors import InputError
+from dds.primitives.keys import SigningKey
 from dds.runtime.contract_desk import Confirm, accept, open_desk
 from dds.runtime.get import Reading
 from dds.runtime.network import Network, open_network
 from dds.runtime.origin_client import OriginClient
+from dds.runtime.purse import Purse, PurseTerms
 from dds.runtime.put import Put
 from dds.runtime.results import ContentStat, Entry, GetResult, Progress, PutOptions, PutResult
 from dds.storage.catalog import Catalog
@@ -90,8 +92,10 @@ class Client:
             raise InputError(f"not a range: {byte_range[0]}-{byte_range[1] - 1}")
         reading = self._reading(content, progress)
         if isinstance(out, Path):
-            return await reading.to_path(out, path, byte_range, overwrite=overwrite)
-        return await reading.to_stream(out, path, byte_range)
+            result = await reading.to_path(out, path, byte_range, overwrite=overwrite)
+        else:
+            result = await reading.to_stream(out, path, byte_range)
+        return replace(result, paid=0 if self.network.purse is None else await self.network.purse.settle())
 
     async def ls(self, content: CID, path: str = "") -> list[Entry]:
         """A directory's entries."""
@@ -123,11 +127,13 @@ async def dag_bytes(source: Path | BinaryIO, options: PutOptions) -> int | None:
 
 
 @asynccontextmanager
-async def open_client(home: Home, *, region: str | None = None) -> AsyncIterator[Client]:
-    """A session of this home, as if it stood in `region`, where that is given.
+async def open_client(home: Home, *, region: str | None = None, grant: bytes = b"") -> AsyncIterator[Client]:
+    """A session of this home, as if it stood in `region`, where that is given. `grant`: a signed grant whose sponsor pays for
+    what is read.
 
     Raises:
-        ConfigError: the home is not set up. UnavailableError: no bootstrap node answers. InputError: no name of a region.
+        ConfigError: the home is not set up, or the grant is another's. UnavailableError: no bootstrap node answers.
+        InputError: no name of a region. FormatError, IntegrityError: no genuine grant of this network.
     """
     config, key = home.client_config(), home.identity()
     if region is not None:
@@ -135,7 +141,18 @@ async def open_client(home: Home, *, region: str | None = None) -> AsyncIterator
     keep_freed_memory(CLIENT_KEPT_BYTES, CLIENT_MAPPED_BYTES_MIN)
     catalog = await asyncio.to_thread(Catalog, home.catalog_file)
     try:
-        async with open_network(key, config) as network:
+        async with open_purse(key, config, home, grant) as purse, open_network(key, config, purse) as network:
             yield Client(network, catalog, home)
     finally:
         catalog.close()
+
+
+@asynccontextmanager
+async def open_purse(key: SigningKey, config: ClientConfig, home: Home, grant: bytes) -> AsyncIterator[Purse]:
+    """What a session pays with; the ledger is asked when the deposit must be looked at, and not before."""
+    terms = PurseTerms(config.reading_deposit, config.reading_price_max)
+    purse = Purse(key, config.network, home.catalog_file, terms, config.ledger, grant=grant)
+    try:
+        yield purse
+    finally:
+        await purse.close()

@@ -29,6 +29,7 @@ import psutil
 
 from dds.primitives.errors import ConfigError, InputError, UnavailableError
 from dds.primitives.ids import id_text
+from dds.primitives.money import TOKEN
 from dds.primitives.units import GIB, KIB
 from dds.runtime import processes
 from dds.runtime.devnet_engines import PORTS_MAX, LedgerProcesses, LedgerStatus, require_program
@@ -58,6 +59,7 @@ CAPACITY_BYTES: Final = 20 * GIB
 DAEMON: Final = "dds.runtime.daemon"
 HOSTILE_DAEMON: Final = "dds.runtime.hostile"  # a test aid: serves altered bytes
 SETTLE_EPOCHS: Final = 2  # so that pay is seen soon
+READING_DEPOSIT: Final = TOKEN  # what the home puts into its deposit when reads must be paid
 EDGE_FREE_READ_BYTES_PER_DAY: Final = 64 * KIB  # so that an edge is soon paid, and that is seen
 ARCHIVE: Final = "6+6"  # class archive: twelve archive nodes are enough
 
@@ -387,7 +389,13 @@ class Devnet:
                 config = replace(config, free_read_bytes_per_day=EDGE_FREE_READ_BYTES_PER_DAY)
             write_node_config(self.node_home(member.name).config_file, config)
         own = ClientConfig(network, peers, hosts, ledger=ledger, accept_quotes=True)
-        own = replace(own, region=HOME_REGION, simulated_rtt_ms=shape.latency_ms, archive=ARCHIVE)
+        own = replace(
+            own,
+            region=HOME_REGION,
+            simulated_rtt_ms=shape.latency_ms,
+            archive=ARCHIVE,
+            reading_deposit=READING_DEPOSIT if ledger else 0,
+        )
         write_client_config(self.home.config_file, own)
         write_atomic(self._plan_file, msgspec.json.encode(_Plan(1, network, shape, tuple(members))))
 

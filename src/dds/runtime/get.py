@@ -214,7 +214,13 @@ class Reading:
         finally:
             self.resolver.close()
         assert last is not None
+        last.hint = self._why_unpaid() or last.hint
         raise last
+
+    def _why_unpaid(self) -> str | None:
+        """Where nodes wanted to be paid and were not, that is what to do something about."""
+        purse = self.network.purse
+        return purse.hint() if purse is not None else None
 
     async def unless_stalled(self, fetching: Coroutine[Any, Any, list[bytes]]) -> list[bytes]:
         """What is being fetched, while bytes come or there is no origin to go to instead.

@@ -56,6 +56,7 @@ from dds.wire.discovery import (
 )
 
 if TYPE_CHECKING:
+    from dds.runtime.purse import Purse
     from dds.transport.iroh_link import IrohLink
 
 log = logging.getLogger(__name__)
@@ -83,11 +84,20 @@ class ContentProviders:
 class Network:
     """Use `open_network`. `client` and `ranking` are shared by everything that asks nodes."""
 
-    def __init__(self, key: SigningKey, config: ClientConfig, client: PeerClient, dht: DHTNode | None = None) -> None:
-        """`dht`: a node that has joined already and stays joined; without it one is made at the first use."""
+    def __init__(
+        self,
+        key: SigningKey,
+        config: ClientConfig,
+        client: PeerClient,
+        dht: DHTNode | None = None,
+        purse: Purse | None = None,
+    ) -> None:
+        """`dht`: a node that has joined already and stays joined; without it one is made at the first use. `purse`: what
+        `client` pays nodes with."""
         self.key, self.name, self.client = key, config.network, client
         self.ranking = NodeRanking(self.is_near)
         self.edge_choice = EdgeChoice()
+        self.purse = purse
         self.turn = 0  # spreads small reads over their copies
         self._config = config
         self._nodes: dict[NodeID, NodeRecord] = {}
@@ -374,15 +384,19 @@ def _all_loopback(addresses: Sequence[tuple[str, int]]) -> bool:
 
 
 @asynccontextmanager
-async def open_network(key: SigningKey, config: ClientConfig) -> AsyncIterator[Network]:
-    """A started network; left cleanly whatever happens inside."""
+async def open_network(key: SigningKey, config: ClientConfig, purse: Purse | None = None) -> AsyncIterator[Network]:
+    """A started network; left cleanly whatever happens inside. Nodes that want to be paid are paid from `purse`."""
     known: list[Network] = []
     distance = (lambda node: known[0].distance_s(node)) if config.simulated_rtt_ms else None
-    async with PeerClient(key, network=config.network, distance=distance) as client:
-        network = Network(key, config, client)
+    async with PeerClient(key, network=config.network, distance=distance, payer=purse) as client:
+        if purse is not None:
+            purse.start(client)
+        network = Network(key, config, client, purse=purse)
         known.append(network)
         try:
             await network.start()
             yield network
         finally:
+            if purse is not None:
+                await purse.settle()
             await network.stop()

@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from dds.runtime.edge import Edge
     from dds.runtime.node_audits import NodeAudits
     from dds.runtime.origin import Origin
+    from dds.runtime.reading_meter import PaidMeter
 
 _log: Final = logging.getLogger("dds.node")
 
@@ -186,12 +187,14 @@ class Node:
             key, config.network, self.dht, AnnounceFile(files.root), lambda: self.addresses, seed, config=ANNOUNCING
         )
         self._audits = self._make_audits() if config.ledger else None
+        self._meter = self._make_meter() if self._audits is not None and config.read_price else None
         self.routes = self._routes()
         self.origin = self._make_origin(bandwidth) if "origin" in config.roles else None
         self.edge = self._make_edge(seed) if "ecn" in config.roles else None
         self.routes.serve_blocks(*(part.block for part in (self.origin, self.edge) if part is not None))
         self.dialback = self._make_dialback(bandwidth)
         faces = [*self._origin_routes(), *self._edge_routes(), *self._audit_routes(), *self.dialback.routes()]
+        faces += [] if self._meter is None else self._meter.routes()
         self.server = PeerServer(
             key,
             network=config.network,
@@ -273,7 +276,7 @@ class Node:
             return []
         from dds.runtime.edge_routes import EdgeRoutes
 
-        return EdgeRoutes(self.edge).routes()
+        return EdgeRoutes(self.edge, self._meter).routes()
 
     def _make_audits(self) -> NodeAudits:
         """Imported here: a node without a ledger carries nothing of it."""
@@ -285,6 +288,24 @@ class Node:
         witness_dir = self.files.root / WITNESS_DIRECTORY if "witness" in config.roles else None
         store = self.store if self._stores else None
         return NodeAudits(parts, store=store, witness_dir=witness_dir, settle_epochs=config.settle_epochs)
+
+    def _make_meter(self) -> PaidMeter:
+        """Imported here: a node that serves for nothing carries nothing of it."""
+        from dds.protocol.reading_account import ReadingPolicy
+        from dds.runtime.reading_meter import PaidMeter
+
+        config = self.config
+        assert self._audits is not None
+        return PaidMeter(
+            self._key,
+            config.network,
+            ReadingPolicy(config.read_price, config.free_read_bytes_per_day, config.read_debt_bytes_max),
+            self.files.root,
+            self._audits.ledger,
+            self._pool,
+            lambda: time.time_ns() // 1_000_000,
+            redeem_epochs=config.settle_epochs,
+        )
 
     def _learn(self, node: NodeID) -> None:
         """A witness that stores proves that to itself too."""
@@ -306,6 +327,7 @@ class Node:
             self._committed,
             self._published,
             None if self._audits is None else self._audits.admission(),
+            self._meter,
         )
         return NodeRoutes(service, self._pool, self.quota, faces)
 
@@ -320,6 +342,8 @@ class Node:
         await stack.enter_async_context(self._client)
         stack.push_async_callback(self.peers.stop)
         stack.push_async_callback(self.announcer.stop)
+        if self._meter is not None:
+            stack.push_async_callback(self._meter.close)
         port = await self.server.start(self.config.host, self.config.port)
         stack.push_async_callback(self.server.stop, STOP_GRACE_S)
         self._keep_ports(port)
@@ -351,6 +375,8 @@ class Node:
             jobs |= self.edge.jobs()
         if self._audits is not None:
             jobs |= self._audits.jobs()
+        if self._meter is not None:
+            jobs |= self._meter.jobs()
         try:
             async with asyncio.TaskGroup() as group:
                 for name, work in jobs.items():

@@ -84,6 +84,11 @@ class NodeAudits:
         p = self._parts
         return Admission(p.ledger, NodeID(p.key.public), lambda: time.time_ns() // 1_000_000)
 
+    @property
+    def ledger(self) -> LedgerClient:
+        """One for all that the node signs: the nonces of a key have one counter."""
+        return self._parts.ledger
+
     def routes(self) -> list[Route]:
         return [] if self.witness is None else [self.witness.route()]
 

@@ -15,7 +15,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -60,6 +60,7 @@ from dds.wire.manifest import SIGNED_MANIFEST_BYTES_MAX, Manifest
 
 if TYPE_CHECKING:
     from dds.runtime.admission import Admission
+    from dds.runtime.reading_port import ReadingMeter
 
 FRAMES_BYTES_MAX = FRAME_BODY_BYTES_MAX + 4 * (FRAMES_MAX + 1)
 MANIFEST_REQUEST_BYTES_MAX = SIGNED_MANIFEST_BYTES_MAX + KIB
@@ -86,6 +87,7 @@ class NodeFaces:
     committed: Callable[[Receipted], None]  # a share of a segment has become durable
     published: Callable[[Manifest], None]  # a manifest has
     admission: Admission | None = None  # of a node that is paid
+    meter: ReadingMeter | None = None  # of a node that is paid for reads
 
 
 class NodeRoutes:
@@ -137,11 +139,28 @@ class NodeRoutes:
             Route("GET", "/v1/content/{cid}", self._get_content, max_reply_bytes=CONTENT_REPLY_BYTES_MAX),
             Route("GET", "/v1/segments/{segment}", self._get_segment, max_reply_bytes=SEGMENT_REPLY_BYTES_MAX),
             rpc_route("/v1/segments", HoldingRequest, self._holding, max_body_bytes=small, max_reply_bytes=small),
-            Route("GET", "/v1/fragments/{root}", self._get_fragment, max_reply_bytes=FRAGMENT_BODY_BYTES_MAX),
-            Route("POST", "/v1/read", self._read, READ_REQUEST_BYTES_MAX, FRAMES_BYTES_MAX),
-            rpc_route("/v1/leaves", LeavesRequest, self._leaves, max_body_bytes=KIB, max_reply_bytes=LEAVES_REPLY_BYTES_MAX),
-            Route("GET", "/v1/blocks/{cid}", self._get_block, max_reply_bytes=BLOCK_BYTES_MAX),
+            self._metered(Route("GET", "/v1/fragments/{root}", self._get_fragment, max_reply_bytes=FRAGMENT_BODY_BYTES_MAX)),
+            self._metered(Route("POST", "/v1/read", self._read, READ_REQUEST_BYTES_MAX, FRAMES_BYTES_MAX)),
+            self._metered(
+                rpc_route("/v1/leaves", LeavesRequest, self._leaves, max_body_bytes=KIB, max_reply_bytes=LEAVES_REPLY_BYTES_MAX)
+            ),
+            self._metered(Route("GET", "/v1/blocks/{cid}", self._get_block, max_reply_bytes=BLOCK_BYTES_MAX)),
         ]
+
+    def _metered(self, route: Route) -> Route:
+        """The route of stored bytes, as a node that is paid for reads serves it; of any other as it is."""
+        meter = self._faces.meter
+        if meter is None:
+            return route
+
+        async def handle(request: Request) -> Response:
+            meter.admit(request)
+            response = await route.handler(request)
+            if response.status < 300:
+                meter.served(request, len(response.body))
+            return response
+
+        return replace(route, handler=handle)
 
     # ---- the node itself
 

@@ -73,6 +73,7 @@ class GetResult:
     decoded_stripes: int
     culprits: list[Culprit] = field(default_factory=list)
     edge_bytes: int = 0  # of blocks that came from edge caches
+    paid: int = 0  # base units promised to nodes for reading, in this session
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Protocol, Self, TypeVar
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -43,6 +43,7 @@ WayTo = Callable[[NodeID], Awaitable["Address | None"]]  # another address for a
 Distance = Callable[[NodeID], float]  # seconds of a round trip to a node, added to what the wire takes
 Reply = TypeVar("Reply", bound=Message)
 
+PAYMENT_REQUIRED: Final = 402
 READ_AHEAD_BYTES: Final = 64 * KIB
 CONNECTING_ROUND_TRIPS: Final = 2  # TCP's and TLS 1.3's handshakes
 _PATH: Final = re.compile(r"/[!-~]*")
@@ -99,6 +100,18 @@ async def _look_up(host: str, name: str, port: int, family: int) -> list[Resolve
     ]
 
 
+class Payer(Protocol):
+    """Pays nodes that serve no more without it."""
+
+    def took(self, node: NodeID, path: str, byte_count: int) -> None:
+        """So much came from a node, or was asked for and given up by us. Must be quick."""
+        ...
+
+    async def pay(self, node: NodeID, path: str) -> bool:
+        """A request was refused until the node is paid; whether it was, so that it can be repeated."""
+        ...
+
+
 class PeerClient:
     """`async with PeerClient(key, network=...) as client`. Methods may be cancelled at any moment; a request cut off takes its
     connection with it. All raise PeerUnreachable, PeerTimeout, PeerRefused or PeerProtocolError, which name the peer.
@@ -112,6 +125,7 @@ class PeerClient:
         limits: ClientLimits | None = None,
         bandwidth: Bandwidth | None = None,
         distance: Distance | None = None,
+        payer: Payer | None = None,
     ) -> None:
         """`distance` makes a network in one machine as slow as a wide one: each exchange waits for one round trip more, a new
         connection for two. Bytes flow as fast as ever."""
@@ -119,7 +133,7 @@ class PeerClient:
         self._forgotten = Traffic()  # of peers that were dropped, so that totals stay true
         self._limits = limits or ClientLimits()
         self._bandwidth = bandwidth or Bandwidth()
-        self._distance = distance
+        self._distance, self._payer = distance, payer
         self._book = AddressBook(self._limits, distance)
         self._network = network
         self._key = key
@@ -231,6 +245,34 @@ class PeerClient:
     # ---- one exchange
 
     async def _exchange(
+        self,
+        peer: _Peer,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None,
+        body: bytes | memoryview | None,
+        max_bytes: int,
+        timeout_s: float,
+    ) -> tuple[int, bytes]:
+        """As `_attempt`; once more when the node wanted to be paid, and was."""
+        payer = self._payer
+        if payer is None:
+            return await self._attempt(peer, method, path, headers, body, max_bytes, timeout_s)
+        try:
+            try:
+                status, answer = await self._attempt(peer, method, path, headers, body, max_bytes, timeout_s)
+            except PeerRefused as error:
+                if error.status != PAYMENT_REQUIRED or not await payer.pay(peer.node_id, path):
+                    raise
+                status, answer = await self._attempt(peer, method, path, headers, body, max_bytes, timeout_s)
+        except asyncio.CancelledError:
+            if headers is not None and "Range" in headers:
+                payer.took(peer.node_id, path, max_bytes)  # it may have been read and sent: the node is not to lose by it
+            raise
+        payer.took(peer.node_id, path, len(answer))
+        return status, answer
+
+    async def _attempt(
         self,
         peer: _Peer,
         method: str,

@@ -14,6 +14,7 @@ from dds.apps.cli.session import Session, command, fields, progress_on, with_cli
 from dds.primitives.cid import CID, cid_text, parse_cid
 from dds.primitives.errors import InputError
 from dds.primitives.ids import id_text
+from dds.primitives.money import format_tokens
 from dds.primitives.units import human_bytes
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from dds.runtime.results import GetResult
 
 STDOUT: Final = "-"
+GRANT_FILE_BYTES_MAX: Final = 1024
 OFFSET_MAX: Final = (1 << 63) - 1
 _RANGE = re.compile(r"([0-9]{1,19})-([0-9]{1,19})?", re.ASCII)
 
@@ -44,6 +46,9 @@ def get(
     region: Annotated[
         str | None, typer.Option("--region", metavar="REGION", help="Read as from there. [default: that of config.toml]")
     ] = None,
+    grant: Annotated[
+        Path | None, typer.Option("--grant", metavar="FILE", help="A grant for this home: its sponsor pays what is not free.")
+    ] = None,
 ) -> None:
     """Fetch CONTENTID, check every byte against it, and write it to OUT."""
     root, inner = split_content(content, path)
@@ -59,11 +64,27 @@ def get(
             to = target or sys.stdout.buffer
             return await client.get(root, to, path=inner, byte_range=window, overwrite=force, progress=report)
 
-    result = with_client(session, work, region=region)
+    sponsor = read_grant(grant) if grant is not None else b""
+    result = with_client(session, work, region=region, grant=sponsor)
     if target is not None:
         session.result({"out": str(target), **fields(result)}, str(target))
     for line in summary(result):
         session.say(line)
+
+
+def read_grant(path: Path) -> bytes:
+    """
+    Raises:
+        InputError: not to be read, or too large to be a grant.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(GRANT_FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise InputError(f"cannot read the grant {path}: {error.strerror}") from None
+    if len(raw) > GRANT_FILE_BYTES_MAX:
+        raise InputError(f"{path} is too large to be a grant")
+    return raw
 
 
 def split_content(text: str, path: str = "") -> tuple[CID, str]:
@@ -113,4 +134,6 @@ def summary(result: GetResult) -> list[str]:
         lines.append(f"{human_bytes(result.edge_bytes)} came from an edge cache")
     if result.decoded_stripes:
         lines.append(f"{result.decoded_stripes} stripes were rebuilt from the fragments that were left")
+    if result.paid:
+        lines.append(f"{format_tokens(result.paid)} promised to nodes for what was not free")
     return lines + [f"warning: node {id_text(culprit.node)} sent wrong bytes: {culprit.reason}" for culprit in result.culprits]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from dds.apps.cli import node_fsck, node_init, node_run, node_status
+from dds.apps.cli import node_earnings, node_fsck, node_init, node_run, node_status
 from dds.apps.cli.session import command, group
 
 
@@ -14,5 +14,6 @@ def app() -> typer.Typer:
     command(made, "init")(node_init.init)
     command(made, "run")(node_run.run)
     command(made, "status")(node_status.status)
+    command(made, "earnings")(node_earnings.earnings)
     command(made, "fsck")(node_fsck.fsck)
     return made

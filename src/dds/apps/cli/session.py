@@ -191,14 +191,16 @@ def run_async(work: Coroutine[Any, Any, T], *, verbose: bool = False) -> T:
         raise typer.Exit(exits.TERMINATED) from None
 
 
-def with_client(session: Session, use: Callable[[Client], Coroutine[Any, Any, T]], *, region: str | None = None) -> T:
-    """Open the home's client for one command; `region` instead of the configured one."""
+def with_client(
+    session: Session, use: Callable[[Client], Coroutine[Any, Any, T]], *, region: str | None = None, grant: bytes = b""
+) -> T:
+    """Open the home's client for one command, in `region` instead of the configured one; `grant`: a sponsor's, for reading."""
     home = session.open_home()
     home.client_config()  # fails with its hint before anything heavy is imported
     from dds.runtime.client import open_client
 
     async def work() -> T:
-        async with open_client(home, region=region) as client:
+        async with open_client(home, region=region, grant=grant) as client:
             return await use(client)
 
     return run_async(work(), verbose=session.verbose)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,7 +21,7 @@ from dds.apps.cli.ledger_session import (
     with_ledger,
 )
 from dds.apps.cli.ledger_text import facts, table
-from dds.apps.cli.session import Session, command, command_hint, fields, group
+from dds.apps.cli.session import Session, command, command_hint, fields, group, plain
 from dds.primitives.errors import InputError
 from dds.primitives.ids import id_text
 from dds.primitives.money import format_tokens, parse_tokens
@@ -49,7 +50,7 @@ class Holdings:
 def app() -> typer.Typer:
     """The `wallet` group."""
     made = group("wallet", "The accounts of this home on the ledger: the home's identity, and wallets with names.")
-    for run in (new, show, send):
+    for run in (new, show, send, deposit, withdraw, grant):
         command(made)(run)
     command(made, "list")(list_wallets)
     return made
@@ -122,6 +123,99 @@ def send(
         told(session, done, f"sent {format_tokens(units)} to {id_text(target)}", to=id_text(target), amount=units)
 
     with_ledger(session, work, wallet=wallet)
+
+
+def deposit(
+    session: Session,
+    amount: Annotated[str, typer.Argument(metavar="AMOUNT", help="Tokens, for example 12 or 0.25.")],
+    wallet: WalletOption = None,
+    yes: YesOption = False,
+) -> None:
+    """Put AMOUNT into the retrieval deposit: what vouchers for reading are paid from. It can be asked back (withdraw)."""
+    from dds.wire.ledger import Deposit
+
+    units = positive_tokens(amount)
+
+    async def work(desk: Desk) -> None:
+        confirm(session, f"put {format_tokens(units)} of {id_text(desk.key.public)} into its deposit?", yes=yes)
+        done = await desk.send(Deposit(units))
+        told(session, done, f"put {format_tokens(units)} into the deposit", amount=units)
+
+    with_ledger(session, work, wallet=wallet)
+
+
+def withdraw(
+    session: Session,
+    amount: Annotated[
+        str | None, typer.Argument(metavar="AMOUNT", help="Tokens to ask back [default: take what is due, else ask for all]")
+    ] = None,
+    wallet: WalletOption = None,
+) -> None:
+    """Ask a deposit back, and take what was asked back when its time has come: nodes may redeem vouchers until then."""
+    from dds.ledger.records import DEPOSITS, DepositEntry
+    from dds.wire.ledger import RequestWithdrawal, Withdraw
+
+    units = None if amount is None else positive_tokens(amount)
+
+    async def work(desk: Desk) -> None:
+        found = await desk.client.find(DEPOSITS, desk.key.public) or DepositEntry()
+        epoch = (await desk.chain()).epoch
+        if units is None and found.leaving and epoch >= found.release_epoch:
+            done = await desk.send(Withdraw())
+            told(session, done, f"took {format_tokens(found.leaving)} back", taken=found.leaving)
+            return
+        asked = found.amount if units is None else units
+        if not asked and found.leaving:
+            raise InputError(
+                f"{format_tokens(found.leaving)} are on their way: they can be taken in epoch {found.release_epoch}",
+                hint=f"this is epoch {epoch}; run the same command again then",
+            )
+        if not asked:
+            raise InputError("there is no deposit to take back", hint="see: dds wallet show")
+        release = epoch + (await desk.params()).withdrawal_epochs
+        done = await desk.send(RequestWithdrawal(asked))
+        again = command_hint("wallet withdraw", session)
+        text = f"asked {format_tokens(asked)} back: take it from epoch {release} on with {again}"
+        told(session, done, text, asked=asked, release_epoch=release)
+
+    with_ledger(session, work, wallet=wallet)
+
+
+def grant(
+    session: Session,
+    to: Annotated[str, typer.Argument(metavar="READER", help="The account that reads: 'dds wallet list' there shows it.")],
+    amount: Annotated[str, typer.Argument(metavar="AMOUNT", help="Tokens, for all that it reads under this grant.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Where the grant goes.")],
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="How long it holds, in epochs of the ledger.")] = 720,
+    wallet: WalletOption = None,
+) -> None:
+    """Sign a grant: READER's reads are paid from this wallet's deposit, up to AMOUNT. It moves no money by itself."""
+    import os
+
+    from dds.primitives.ids import ID_BYTES
+    from dds.storage.home import write_atomic
+    from dds.wire.vouchers import ANY_NODE, GRANT_VERSION, Grant, sign_grant
+
+    units = positive_tokens(amount)
+    if os.path.lexists(out):
+        raise InputError(f"{out} exists already", hint="name another file with -o")
+
+    async def work(desk: Desk) -> Grant:
+        last = (await desk.chain()).epoch + epochs
+        network = desk.home.client_config().network
+        return Grant(GRANT_VERSION, network, desk.key.public, desk.account(to), units, ANY_NODE, last, os.urandom(ID_BYTES))
+
+    made = with_ledger(session, work, wallet=wallet)
+    write_atomic(out, sign_grant(wallet_key(session.open_home(), wallet), made))
+    data = {
+        "file": str(out),
+        "sponsor": made.sponsor,
+        "reader": made.grantee,
+        "amount": units,
+        "expires_epoch": made.expires_epoch,
+    }
+    session.result(plain(data), f"{out}: {format_tokens(units)} for {id_text(made.grantee)}, until epoch {made.expires_epoch}")
+    session.say(f"it is used with: dds get CONTENTID --grant {out}")
 
 
 def positive_tokens(text: str) -> int:
