@@ -326,3 +326,25 @@ def test_results_survive_a_stream_that_cannot_encode_them() -> None:
     done = dds("get", "b\udcff", env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert done.returncode == exits.BAD_INPUT
     assert isinstance(io.StringIO(done.stderr).readline(), str)
+
+
+def test_the_policy_is_shown_written_checked_and_explained_without_a_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, page = ["--home", str(tmp_path / "home"), "--json"], tmp_path / "page.html"
+    page.write_text("hello")
+
+    def answer(*argv: str) -> dict[str, Any]:
+        assert run([*home, "policy", *argv]) == exits.OK
+        made: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return made
+
+    assert answer("show")["where"] == "the policy that comes with dds"
+    path = Path(answer("init")["path"])
+    path.write_text('[[rule]]\nlabel = "pages"\ntype = "text/html"\nclass = "hot"')
+    assert [rule["label"] for rule in answer("show")["rules"]] == ["pages"]
+    assert answer("explain", str(page))["decision"]["class_name"] == "hot"
+    path.write_text('[[rule]]\nclass = "hot"\nsize_min = "big"')
+    assert run([*home, "policy", "check", str(path)]) == exits.BAD_INPUT
+    error = error_of(capsys.readouterr().err)
+    assert (error["code"], error["rule"], error["key"]) == ("config", 1, "size_min")

@@ -18,7 +18,8 @@ from dds.erasure.geometry import ARCHIVE_CLASS, ARCHIVES
 from dds.primitives.cid import CID
 from dds.primitives.errors import InputError
 from dds.primitives.keys import SigningKey
-from dds.runtime.contract_desk import Confirm, accept, open_desk
+from dds.runtime.class_choice import Choice, Explanation, choose_class, explain_put
+from dds.runtime.contract_desk import Confirm, ContractDesk, accept, open_desk
 from dds.runtime.get import Reading
 from dds.runtime.network import Network, open_network
 from dds.runtime.origin_client import OriginClient
@@ -27,6 +28,7 @@ from dds.runtime.put import Put
 from dds.runtime.results import ContentStat, Entry, GetResult, Progress, PutOptions, PutResult
 from dds.storage.catalog import Catalog
 from dds.storage.home import ClientConfig, Home, in_region
+from dds.storage.policy_file import load_policy
 from dds.storage.source import SourceOptions, measure_dag
 from dds.transport.heap import CLIENT_KEPT_BYTES, CLIENT_MAPPED_BYTES_MIN, keep_freed_memory
 
@@ -58,18 +60,46 @@ class Client:
 
         Raises:
             InputError, SourceChangedError: about the source or the options, or the quote was declined.
+            ConfigError: the home's rule file of class policy does not hold.
             NotEnoughNodes: too few nodes took their fragments; running it again resumes where it stopped.
         """
-        options = on_network(options or PutOptions(), self._home.client_config())
-        desk = open_desk(
-            self.network.client, self.network.name, self._home.client_config().ledger, self.network.key, options, confirm
-        )
+        choice = await self._choose(source, options or PutOptions())
+        options = choice.options
+        desk = self._desk(options, confirm)
         if options.ack == "fast":
             if desk is not None and not confirm(await desk.offer(await dag_bytes(source, options))):
                 raise InputError("the quote was not accepted: nothing was stored", hint="accept it with --yes")
-            return await OriginClient(self._home, self.network.client).put(source, options, progress)
-        put = Put(self.network, self._catalog, self._home.spool_dir, options, progress, desk=desk)
-        return await put.run(source, total_bytes, None if desk is None else await dag_bytes(source, options))
+            result = await OriginClient(self._home, self.network.client).put(source, options, progress)
+        else:
+            put = Put(self.network, self._catalog, self._home.spool_dir, options, progress, desk=desk)
+            result = await put.run(source, total_bytes, None if desk is None else await dag_bytes(source, options))
+        return result if choice.note is None else replace(result, notes=[choice.note, *result.notes])
+
+    async def explain(self, source: Path | BinaryIO, options: PutOptions | None = None) -> Explanation:
+        """What a put of `source` would be: its class and why, how safe, how large, what it costs. Stores nothing.
+
+        Raises:
+            InputError, SourceChangedError: about the source or the options.
+            ConfigError: the home's rule file does not hold.
+        """
+        choice = await self._choose(source, options or PutOptions())
+        found = await explain_put(source, choice)
+        desk = self._desk(choice.options, accept)
+        if desk is None:
+            return found
+        try:
+            return replace(found, offer=await desk.offer(found.block_bytes))
+        except InputError as error:  # the price is above the limit, or the account has too little
+            return replace(found, no_offer=error.message)
+
+    async def _choose(self, source: Path | BinaryIO, options: PutOptions) -> Choice:
+        policy = await asyncio.to_thread(load_policy, self._home)
+        choice = await choose_class(source, options, policy, self.network.count_of_role("asn"))
+        return replace(choice, options=on_network(choice.options, self._home.client_config()))
+
+    def _desk(self, options: PutOptions, confirm: Confirm) -> ContractDesk | None:
+        ledger = self._home.client_config().ledger
+        return open_desk(self.network.client, self.network.name, ledger, self.network.key, options, confirm)
 
     async def get(
         self,

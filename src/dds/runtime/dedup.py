@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from array import array
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -33,7 +34,7 @@ from dds.runtime.tasks import gather_all
 from dds.storage.catalog import Catalog, Location
 from dds.wire.discovery import SegmentHook
 from dds.wire.manifest import SegmentRow
-from dds.wire.segment import INDEX_HEAD_BYTES, INDEX_ROW_BYTES, EncodingRecord, encode_index
+from dds.wire.segment import EncodingRecord, decode_index, encode_index
 
 log = logging.getLogger(__name__)
 
@@ -71,11 +72,18 @@ class _Known:
     holders: tuple[NodeID, ...]
     is_ours: bool
     live: int
-    entry_count: int
+    stored_sizes: Sequence[int]  # of the index's rows: 4 bytes each
     verified: set[CID] = field(default_factory=set)  # read back; everything where it is ours
     announcer: bytes = b""
     changed: bool = False  # the catalog does not know all of it
     given_up: bool = False
+
+    @property
+    def entry_count(self) -> int:
+        return len(self.stored_sizes)
+
+    def place(self, entry: int) -> Place:
+        return Place(self.segment.segment_id, entry, self.stored_sizes[entry])
 
 
 class Reuse:
@@ -146,9 +154,9 @@ class Reuse:
         for known in usable.values():
             self._use(known)
         return {
-            block: Place(location.segment_id, location.entry)
+            block: usable[location.segment_id].place(location.entry)
             for block, location in batch.home.items()
-            if location.segment_id in usable
+            if location.segment_id in usable and location.entry < usable[location.segment_id].entry_count
         }
 
     async def _explore(self, batch: Batch, places: dict[CID, Place]) -> None:
@@ -209,7 +217,7 @@ class Reuse:
             task = batch.checks[block]
             if block not in places and (task is None or await task) and not known.given_up:
                 self._use(known)
-                places[block] = Place(known.segment.segment_id, known.segment.by_cid[block])
+                places[block] = known.place(known.segment.by_cid[block])
 
     def _use(self, known: _Known) -> None:
         segment_id = known.segment.segment_id
@@ -332,7 +340,8 @@ class Reuse:
             return None
         await self._fetcher.index(segment)
         is_ours = segment.publisher == self._network.key.public
-        return _Known(segment, holders, is_ours, live, len(segment.by_cid), announcer=hook.publisher, changed=is_ours)
+        sizes = array("I", (entry.stored_bytes for entry in segment.entries or ()))
+        return _Known(segment, holders, is_ours, live, sizes, announcer=hook.publisher, changed=is_ours)
 
     async def _remember(self, known: _Known) -> None:
         """Into the catalog: of a foreign segment, only what was read back."""
@@ -366,8 +375,9 @@ class Reuse:
         else:
             if live < width:
                 self._notes.append(f"an earlier segment is reused although only {live} of its {width} nodes answer")
-            count = (len(cached.index_raw) - INDEX_HEAD_BYTES) // INDEX_ROW_BYTES
-            return _Known(segment, cached.holders, segment.publisher == self._network.key.public, live, count)
+            entries = await asyncio.to_thread(decode_index, cached.index_raw)
+            sizes = array("I", (entry.stored_bytes for entry in entries))
+            return _Known(segment, cached.holders, segment.publisher == self._network.key.public, live, sizes)
         await asyncio.to_thread(self._catalog.forget_segment, segment_id)
         return None
 

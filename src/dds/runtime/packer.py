@@ -24,6 +24,7 @@ class Place:
 
     segment: SegmentID
     entry: int
+    stored_bytes: int  # what it takes there
 
 
 class Outlet(Protocol):
@@ -60,6 +61,7 @@ class Packer:
     unique_bytes: int = 0
     stored_bytes: int = 0  # of new blocks, after compression
     reused_bytes: int = 0
+    reused_stored_bytes: int = 0  # of reused blocks, as they lie there
     _seen: set[CID] = field(default_factory=set)
     _builder: SegmentBuilder | None = None
     _number: int = -1
@@ -73,6 +75,7 @@ class Packer:
         place = self.outlet.known(block.cid)
         if place is not None:
             self.reused_bytes += len(block.data)
+            self.reused_stored_bytes += place.stored_bytes
             self._note(place.segment, place.entry, position)
             return
         stored = store_block(block.cid, block.data)

@@ -289,7 +289,7 @@ class Put:
             content_bytes=built.content_bytes,
             dag_bytes=root.tsize,
             unique_bytes=packer.unique_bytes,
-            stored_bytes=packer.stored_bytes + packer.reused_bytes,
+            stored_bytes=packer.stored_bytes + packer.reused_stored_bytes,
             created_ms=self.network.now_ms(),
             body=body or Body(),
             sections=sections,
@@ -385,6 +385,8 @@ class Put:
             reused_from_others_bytes=self._ahead.from_others_bytes if self._ahead else 0,
             notes=self._notes,
             payment=self.desk.payment() if self.desk is not None else None,
+            class_name=self.options.class_name,
+            reused_stored_bytes=packer.reused_stored_bytes,
         )
 
 

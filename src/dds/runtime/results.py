@@ -11,7 +11,7 @@ from dds.wire.origin import Payment as Payment
 
 @dataclass(frozen=True, slots=True)
 class PutOptions:
-    class_name: str = "standard"
+    class_name: str = "auto"  # by the class policy; whatever else is named here always wins
     k: int | None = None  # with class "custom"
     m: int | None = None
     chunker: str = "fixed"
@@ -52,6 +52,8 @@ class PutResult:
     notes: list[str] = field(default_factory=list)  # bent rules, replaced nodes
     payment: Payment | None = None  # where the network is paid
     losses_survived: int | None = None  # with ack "fast": how many nodes of any segment may go at this moment
+    class_name: str = ""  # what "auto" came to, too
+    reused_stored_bytes: int = 0  # of reused_bytes: what they take where they lie, after compression
 
 
 @dataclass(frozen=True, slots=True)

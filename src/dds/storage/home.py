@@ -6,6 +6,7 @@
       wallets/         further accounts on the ledger: NAME.key, 0600
       catalog.sqlite   what this home has published, and uploads that were broken off
       spool/           data space of uploads in progress
+      policy.toml      which class a put gets, where somebody has written one (storage/policy_file.py)
       node/            one node, if this home runs one: node.toml, node.key, store/, origin/, edge/, node.log, state.json
       devnet/          a local network: devnet.json and nodes/NAME/, each laid out like node/ above
 
@@ -232,6 +233,10 @@ class Home:
     @property
     def catalog_file(self) -> Path:
         return self.root / "catalog.sqlite"
+
+    @property
+    def policy_file(self) -> Path:
+        return self.root / "policy.toml"
 
     @property
     def spool_dir(self) -> Path:

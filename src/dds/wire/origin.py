@@ -81,6 +81,8 @@ class OriginResult(Message, frozen=True):
     losses_survived: int | None
     reused_from_others_bytes: int = 0
     payment: Payment | None = None
+    class_name: str = ""
+    reused_stored_bytes: int = 0
 
 
 class OriginJob(Message, frozen=True):

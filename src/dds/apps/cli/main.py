@@ -28,6 +28,7 @@ from dds.apps.cli import (
     market,
     node,
     placement,
+    policy,
     put,
     stake,
     stat,
@@ -56,7 +57,7 @@ def build() -> typer.Typer:
     app.callback()(_root)
     for module in (cid, put, get, ls, stat, version, doctor, endow, explain):
         module.register(app)
-    for group in (devnet, node, wallet, contract, stake, market, placement, ledger):
+    for group in (devnet, node, wallet, contract, stake, market, placement, ledger, policy):
         app.add_typer(group.app())
     return app
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dds.runtime.results import PutOptions, PutResult
     from dds.wire.origin import Payment
 
-ClassName = Literal["standard", "hot", "custom"]
+ClassName = Literal["auto", "standard", "hot", "archive", "custom"]
 
 
 def register(app: typer.Typer) -> None:
@@ -35,8 +35,13 @@ def put(
     session: Session,
     paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Files or directories; - reads standard input.")],
     class_name: Annotated[
-        ClassName, typer.Option("--class", help="standard: any 10 of 16 fragments suffice; hot: 10 of 20; custom: -k and -m.")
-    ] = "standard",
+        ClassName,
+        typer.Option(
+            "--class",
+            help="auto: by the class policy (dds policy show); standard: any 10 of 16 fragments suffice; hot: 10 of 20; "
+            "archive: 16 of 32; custom: -k and -m.",
+        ),
+    ] = "auto",
     k: Annotated[int | None, typer.Option("-k", help="Data fragments a stripe (class custom).")] = None,
     m: Annotated[int | None, typer.Option("-m", help="Parity fragments a stripe (class custom).")] = None,
     chunker: ChunkerOption = "fixed",
@@ -56,11 +61,19 @@ def put(
         str, typer.Option("--max-price", metavar="AMOUNT", help="The most per TiB of fragments and 720 epochs.")
     ] = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Accept the quote without being asked.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Store nothing: show which class it gets and why, how safe it is, what it costs.")
+    ] = False,
 ) -> None:
     """Store PATH on the network and print its ContentID."""
     options = replace(_options(class_name, k, m, chunker, ack, hidden, dedup), term=term, price_max=_price(max_price))
     check_paths(paths)
 
+    if explain:
+        from dds.apps.cli.policy import explain_puts
+
+        explain_puts(session, paths, options)
+        return
     confirm = quote_prompt(session, accept=yes)
 
     async def work(client: Client) -> None:
@@ -157,7 +170,7 @@ def summary(result: PutResult) -> list[str]:
         size = human_bytes(result.reused_from_others_bytes)
         lines.append(f"{size} were already on the network, from another publisher: read back, checked, not sent again")
     repeated = max(0, result.dag_bytes - result.unique_bytes)
-    squeezed = max(0, result.unique_bytes - result.reused_bytes - result.stored_bytes)
+    squeezed = max(0, result.unique_bytes - result.reused_stored_bytes - result.stored_bytes)
     if repeated or squeezed:
         lines.append(f"saved {human_bytes(repeated)} by deduplication, {human_bytes(squeezed)} by compression")
     lines.append(f"sent {human_bytes(result.sent_bytes)}")
