@@ -15,19 +15,23 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dds.erasure.geometry import ARCHIVE_CLASS, ARCHIVES
+from dds.ledger.records import SEGMENTS
 from dds.primitives.cid import CID
 from dds.primitives.errors import InputError
 from dds.primitives.keys import SigningKey
 from dds.runtime.class_choice import Choice, Explanation, choose_class, explain_put
+from dds.runtime.content_stat import Payers
 from dds.runtime.contract_desk import Confirm, ContractDesk, accept, open_desk
 from dds.runtime.get import Reading
+from dds.runtime.home_stat import index_from, measure_home
+from dds.runtime.ledger_client import LedgerClient
 from dds.runtime.network import Network, open_network
 from dds.runtime.origin_client import OriginClient
 from dds.runtime.purse import Purse, PurseTerms
 from dds.runtime.put import Put
-from dds.runtime.results import ContentStat, Entry, GetResult, Progress, PutOptions, PutResult
+from dds.runtime.results import ContentStat, Entry, GetResult, HomeStat, Progress, PutOptions, PutResult
 from dds.storage.catalog import Catalog
-from dds.storage.home import ClientConfig, Home, in_region
+from dds.storage.home import ClientConfig, Home, in_region, parse_node_address
 from dds.storage.policy_file import load_policy
 from dds.storage.source import SourceOptions, measure_dag
 from dds.transport.heap import CLIENT_KEPT_BYTES, CLIENT_MAPPED_BYTES_MIN, keep_freed_memory
@@ -132,8 +136,21 @@ class Client:
         return await self._reading(content, _silent).entries(path)
 
     async def stat(self, content: CID) -> ContentStat:
-        """Sizes, savings, segments and how many of their fragments are live."""
-        return await self._reading(content, _silent).stat()
+        """Sizes, savings, segments and how many of their fragments are live; on a paid network, what others pay for too."""
+        return await self._reading(content, _silent).stat(index_from(self._catalog), self._payers())
+
+    async def home_stat(self, progress: Callable[[Progress], None] = _silent) -> HomeStat:
+        """Totals over everything that was put from this home; a block of several contents counts once."""
+        return await measure_home(self.network, self._catalog, progress)
+
+    def _payers(self) -> Payers | None:
+        address = self._home.client_config().ledger
+        if not address:
+            return None
+        node, host, port = parse_node_address(address)
+        self.network.client.learn(node, [(host, port)])
+        ledger = LedgerClient(self.network.client, node, network=self.network.name)
+        return lambda segments: ledger.find_many([(SEGMENTS, segment) for segment in segments])
 
     def _reading(self, content: CID, progress: Callable[[Progress], None]) -> Reading:
         note = self._catalog.content(content)

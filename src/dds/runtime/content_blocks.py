@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from dds.content.block import Ref
@@ -71,11 +71,24 @@ class ContentBlocks:
                 blocks[at] = block
         return blocks
 
-    async def segments(self) -> list[Segment]:
-        """Every segment the content uses, records loaded, indexes not."""
-        bodies = [await self._body(at) for at in range(len(self._section_starts))] or [self.found.manifest.body]
-        rows = {row.segment_id: row for body in (*bodies, self.found.manifest.meta) for row in body.segments}
-        return await gather_all([self._segment(row) for row in rows.values()])
+    async def bodies(self) -> AsyncIterator[Body]:
+        """What the manifest says of the content's blocks, section by section."""
+        if not self._section_starts:
+            yield self.found.manifest.body
+        for at in range(len(self._section_starts)):
+            yield await self._body(at)
+
+    async def segment(self, row: SegmentRow) -> Segment:
+        """A segment with its encoding record."""
+        return await self._segment(row)
+
+    async def load_index(self, row: SegmentRow) -> Segment:
+        """The same with its index."""
+        return await self._loaded(row)
+
+    def forget(self, segment_id: SegmentID) -> None:
+        """It is not needed any more."""
+        self._drop(segment_id)
 
     async def _read(self, segment: Segment, entries: Sequence[Entry]) -> list[bytes]:
         """Blocks of a segment, with another encoding record when what this one names is not to be had."""

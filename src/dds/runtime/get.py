@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Protocol
+from typing import Any, BinaryIO, Final, Protocol, TypeVar
 
 from dds.content.block import Ref
 from dds.content.events import Data, Event, OpenDirectory, OpenFile, Symlink
@@ -26,21 +26,20 @@ from dds.primitives.cid import CID, DAG_CBOR, RAW, cid_text, codec_of
 from dds.primitives.errors import DDSError, FormatError, InputError, NotEnoughFragments, NotFoundError, UnavailableError
 from dds.primitives.ids import NodeID
 from dds.runtime.content_blocks import ContentBlocks
+from dds.runtime.content_stat import ContentStatistics, KnownIndex, Payers, Usage, no_index, usage_of
 from dds.runtime.dag_host import READ_WINDOW, drive
 from dds.runtime.edge_blocks import EdgeFirst, Edges, Upcoming, open_edges
 from dds.runtime.fetcher import Fetcher
-from dds.runtime.holders import indices_held, search_holders
 from dds.runtime.network import Network
 from dds.runtime.origin_blocks import OriginBlocks
 from dds.runtime.resolver import Found, Resolver
-from dds.runtime.results import ContentStat, Entry, GetResult, HolderStat, Progress, SegmentStat
-from dds.runtime.segments import Segment
+from dds.runtime.results import ContentStat, Entry, GetResult, Progress
 from dds.runtime.tasks import cancel_all, gather_all
 from dds.runtime.write_behind import WriteBehind, Writer
 from dds.storage.sink import StreamWriter, TreeWriter
-from dds.wire.manifest import Manifest
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 MANIFESTS_TRIED_MAX: Final = 16  # anybody may publish one of any content, and none of these need be right
 STALL_S: Final = 5.0  # without a byte, and an origin is read instead
@@ -168,23 +167,31 @@ class Reading:
         await self._each_source(path, attempt)
         return rows
 
-    async def stat(self) -> ContentStat:
-        """Sizes, savings and how many fragments of each segment are live now."""
+    async def stat(self, known: KnownIndex = no_index, payers: Payers | None = None) -> ContentStat:
+        """Sizes and savings as the segments' indexes have them, and how many fragments of each segment are live now.
+
+        `known` gives the indexes that need not be fetched, `payers` what a ledger has of segments.
+        """
         try:
-            manifest, segments = await self._first_described()
-            stats = await gather_all([self._segment_stat(segment) for segment in segments])
+            return await self._first_manifest(lambda blocks: ContentStatistics(self.network, blocks, known, payers).run())
         finally:
             self.resolver.close()
-        return self._content_stat(manifest, stats)
 
-    async def _first_described(self) -> tuple[Manifest, list[Segment]]:
-        """The first manifest all of whose segments are known to somebody."""
+    async def usage(self) -> Usage:
+        """Which rows of which segments the content uses."""
+        try:
+            return await self._first_manifest(usage_of)
+        finally:
+            self.resolver.close()
+
+    async def _first_manifest(self, use: Callable[[ContentBlocks], Awaitable[T]]) -> T:
+        """What `use` makes of the first manifest that serves for it."""
         last: DDSError | None = None
         async with contextlib.aclosing(self.resolver.manifests(self.content, self.hints)) as manifests:
             tried = 0
             async for found in manifests:
                 try:
-                    return found.manifest, await ContentBlocks(found, self.resolver, self.fetcher).segments()
+                    return await use(ContentBlocks(found, self.resolver, self.fetcher))
                 except (FormatError, NotFoundError, NotEnoughFragments) as error:
                     last = last or error
                 tried += 1
@@ -376,54 +383,6 @@ class Reading:
                     case _:
                         break
         return Entry(name, "directory", ref.tsize or 0, ref.cid)
-
-    async def _segment_stat(self, segment: Segment) -> SegmentStat:
-        record = segment.record
-        live = await self._live_holders(segment)
-        if len(live) < record.width and await search_holders(self.network, segment):
-            live = await self._live_holders(segment)
-        holders: list[HolderStat] = []
-        for index in range(record.width):
-            for node in live.get(index, segment.holders_of(index))[:1]:
-                region, operator = self.network.labels(node)
-                holders.append(HolderStat(index, node, region, operator, index in live))
-        encoded = sum(fragment.size for row in record.records for fragment in row)
-        k = max(shape.k for shape in record.stripes)
-        return SegmentStat(segment.segment_id, k, record.width, len(live), len(record.stripes), encoded, holders)
-
-    async def _live_holders(self, segment: Segment) -> dict[int, list[NodeID]]:
-        """By index, who of those we know of says that it has the fragment."""
-        nodes = segment.nodes()
-        held = await gather_all([indices_held(self.network, node, segment.segment_id) for node in nodes])
-        live: dict[int, list[NodeID]] = {}
-        for node, indices in zip(nodes, held, strict=True):
-            for index in indices:
-                if 0 <= index < segment.record.width:
-                    live.setdefault(index, []).append(node)
-        return live
-
-    def _content_stat(self, manifest: Manifest, segments: list[SegmentStat]) -> ContentStat:
-        nodes = {holder.node for segment in segments for holder in segment.holders}
-        labels = [self.network.labels(node) for node in nodes]
-        return ContentStat(
-            content=manifest.content,
-            kind=manifest.kind,
-            class_name=manifest.class_name,
-            publisher=manifest.publisher,
-            chunker=manifest.chunker,
-            content_bytes=manifest.content_bytes,
-            dag_bytes=manifest.dag_bytes,
-            unique_bytes=manifest.unique_bytes,
-            stored_bytes=manifest.stored_bytes,
-            encoded_bytes=sum(segment.encoded_bytes for segment in segments),
-            dedup_saved_bytes=max(0, manifest.dag_bytes - manifest.unique_bytes),
-            compression_saved_bytes=max(0, manifest.unique_bytes - manifest.stored_bytes),
-            nodes=len(nodes),
-            regions=len({region for region, _ in labels}),
-            operators=len({operator for _, operator in labels}),
-            losses_survived=min((segment.live - segment.k for segment in segments), default=0),
-            segments=segments,
-        )
 
 
 class _WhileItComes:

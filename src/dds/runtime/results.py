@@ -106,6 +106,9 @@ class SegmentStat:
     stripes: int
     encoded_bytes: int
     holders: list[HolderStat]
+    attributed_bytes: int = 0  # of encoded_bytes, by this content's share of each stripe
+    sponsors: int | None = None  # contracts that pay for it; None: not known
+    shared_bytes: int | None = None  # of attributed_bytes, in stripes that more than one contract pays for; None: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +120,35 @@ class ContentStat:
     chunker: str
     content_bytes: int
     dag_bytes: int
-    unique_bytes: int
-    stored_bytes: int
-    encoded_bytes: int
-    dedup_saved_bytes: int
-    compression_saved_bytes: int
+    unique_bytes: int  # of the distinct blocks
+    stored_bytes: int  # of them, after compression
+    encoded_bytes: int  # fragments of all its segments, whole ones
+    dedup_saved_bytes: int  # dag_bytes - unique_bytes
+    compression_saved_bytes: int  # unique_bytes - stored_bytes
     nodes: int
     regions: int
     operators: int
     losses_survived: int  # how many more of the worst segment's nodes may go
     segments: list[SegmentStat] = field(default_factory=list)
+    is_measured: bool = True  # sizes are from the segments' indexes; else, as these cannot be read, from the manifest
+    attributed_bytes: int = 0  # of encoded_bytes: this content's share of every stripe, the manifest's sections included
+    stored_again_bytes: int = 0  # of blocks that lie in a second segment too
+    shared_bytes: int | None = None  # of attributed_bytes, in stripes that more than one contract pays for; None: not known
+    findings: list[str] = field(default_factory=list)  # where the manifest says otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class HomeStat:
+    """Totals over the contents that were put from a home; a block of several of them counts once."""
+
+    contents: int
+    counted: int  # contents that could be measured
+    logical_bytes: int  # all blocks of all contents, repeats counted
+    unique_bytes: int
+    stored_bytes: int
+    attributed_bytes: int
+    dedup_saved_bytes: int  # logical_bytes - unique_bytes
+    compression_saved_bytes: int  # unique_bytes - stored_bytes
+    stored_again_bytes: int
+    segments: int
+    findings: list[str] = field(default_factory=list)
