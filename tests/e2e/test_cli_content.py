@@ -1,5 +1,6 @@
 """Directories, names, ranges, listings, liars, and the devnet itself: through the program, against 17 nodes."""
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -8,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from dds.apps.cli.session import plain
 from dds.primitives.cid import cid_of, cid_text
 from dds.runtime import processes
+from dds.runtime.client import open_client
 from dds.runtime.devnet import free_ports
 from dds.runtime.devnet_guard import guard
+from dds.runtime.results import ContentStat, HomeStat, PutResult
+from dds.storage.home import Home
 from tests.e2e.devnet_cli import COMMAND, Program, running_devnet, wait_until, write_random
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("cli-content")]
@@ -236,3 +241,26 @@ def test_dds_node_run_serves_until_it_is_asked_to_stop(tmp_path: Path) -> None:
         finally:
             process.kill()
     assert not (program.home / "node" / "state.json").exists()
+
+
+def test_a_homes_totals_count_what_two_contents_share_once(dds: Program, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for root in (first, second):
+        root.mkdir()
+        write_random(root / "same", 700_000, seed=61)
+    (second / "words").write_text("over and over again\n" * 30_000)
+
+    async def work() -> tuple[HomeStat, HomeStat, PutResult, ContentStat, ContentStat]:
+        async with open_client(Home.open(dds.home)) as client:
+            before = await client.home_stat()
+            one, two = await client.put(first), await client.put(second)
+            stats = await client.stat(one.content), await client.stat(two.content)
+            return before, await client.home_stat(), two, *stats
+
+    before, after, put, one, two = asyncio.run(work())
+    assert put.reused_bytes == put.reused_stored_bytes == 700_000
+    assert one.findings == two.findings == after.findings == []
+    assert after.contents == after.counted == before.contents + 2
+    assert after.logical_bytes - before.logical_bytes == one.dag_bytes + two.dag_bytes
+    assert after.unique_bytes - before.unique_bytes == one.unique_bytes + two.unique_bytes - 700_000
+    assert dds.json("stat") == plain(after)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import signal
 from collections.abc import Iterator
@@ -10,9 +11,15 @@ from typing import Any
 
 import pytest
 
+from dds.ledger.records import SEGMENTS, Segment, SponsorEntry
+from dds.primitives.ids import SegmentID, parse_id
 from dds.primitives.money import TOKEN
-from dds.runtime import processes
-from dds.storage.home import load_client_config, write_client_config
+from dds.primitives.units import MIB
+from dds.runtime import dedup, network, processes
+from dds.runtime.client import open_client
+from dds.runtime.ledger_client import open_ledger
+from dds.runtime.results import PutOptions, PutResult
+from dds.storage.home import Home, load_client_config, write_client_config
 from tests.e2e.devnet_cli import Program, running_devnet, running_origin, same_file, wait_until, write_random
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("paid")]
@@ -147,3 +154,82 @@ def test_reads_need_no_ledger(dds: Program, tmp_path: Path) -> None:
     assert error["message"].startswith("the ledger cannot be reached")
     dds.run("devnet", "start", *dds.names())  # brings the ledger back too
     assert wallet(dds)["balance"] < 10_000 * TOKEN
+
+
+def test_reused_chunks_of_another_publisher_are_sponsored_stripe_by_stripe_and_stat_shows_it(
+    dds: Program, tmp_path: Path
+) -> None:
+    """Three stripes of 4 MiB; the second publisher's content begins with chunks of the first, and has 1 MiB of its own."""
+    theirs = write_random(tmp_path / "theirs", 12 * MIB, seed=31)
+    first = put(dds, theirs)["content"]
+    segment = SegmentID(parse_id(dds.json("stat", first)["segments"][0]["segment"]))
+    before = sponsors_of(dds, segment)
+    reader = other_home(dds, tmp_path / "reader")
+    dds.run("wallet", "send", reader.json("wallet", "new")["account"], "1000", "--yes")
+    mine = tmp_path / "mine"
+    mine.write_bytes(theirs.read_bytes()[: 3 * MIB] + write_random(tmp_path / "own", MIB, seed=32).read_bytes())
+    told = asyncio.run(put_with_patience(reader, mine))
+    assert told.reused_from_others_bytes == 3 * MIB
+    assert told.payment is not None and (told.payment.segments, told.payment.sponsored) == (1, 1)
+    (ours,) = before
+    after = sponsors_of(dds, segment)
+    (added,) = [sponsor for sponsor in after if sponsor.contract != ours.contract]
+    assert ours.stripes == 0b1111  # three of the file, and what is left with the index
+    assert added.stripes == 0b1001  # the chunks' own, and the one with the segment's index
+    stat = dds.json("stat", first)
+    assert [part["sponsors"] for part in stat["segments"]] == [2]
+    shares = stat["attributed_bytes"] // 3
+    assert shares * 0.9 < stat["shared_bytes"] < shares * 1.3  # one stripe of three, and the small one
+    assert stat["findings"] == []
+
+
+def sponsors_of(dds: Program, segment: SegmentID) -> tuple[SponsorEntry, ...]:
+    config = load_client_config(dds.home / "config.toml")
+
+    async def ask() -> Segment:
+        async with open_ledger(config.ledger, network=config.network) as ledger:
+            found = await ledger.find(SEGMENTS, segment)
+            assert found is not None
+            return found
+
+    return asyncio.run(ask()).sponsors
+
+
+async def put_with_patience(home: Program, source: Path) -> PutResult:
+    """What is found does not depend on how busy this machine is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dedup, "FIND_PATIENCE_S", 10.0)
+        patch.setattr(dedup, "VET_PATIENCE_S", 10.0)
+        patch.setattr(dedup, "LEARN_TIMEOUT_S", 10.0)
+        patch.setattr(network, "ANNOUNCING_ENDS_S", 0.0)  # nobody looks for these
+        async with open_client(Home.open(home.home)) as client:
+            return await client.put(source, PutOptions(class_name="custom", k=4, m=2))
+
+
+def test_an_explained_put_names_rule_safety_and_cost_and_stores_nothing(dds: Program, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_bytes(write_random(tmp_path / "bytes", 300_000, seed=33).read_bytes())
+    nonce = wallet(dds)["nonce"]
+    (dds.home / "policy.toml").write_text(
+        '[[rule]]\nlabel = "films"\ntype = "video/*"\nclass = "hot"\n'
+        '[[rule]]\nlabel = "pages"\ntype = "text/html"\nclass = "custom"\nk = 4\nm = 2\n'
+    )
+    try:
+        found = dds.json("put", "--explain", page)
+        assert (found["class_name"], found["label"], found["k"], found["m"], found["losses_survived"]) == (
+            "custom",
+            "pages",
+            4,
+            2,
+            2,
+        )
+        assert found["passed_over"] == [{"number": 1, "label": "films", "why": "its type is text/html, not video/*"}]
+        assert found["loss_chances"][0]["segment"] == pytest.approx(20 * 0.01**3 * 0.99**3 + 15 * 0.01**4 * 0.99**2, rel=1e-3)
+        assert found["offer"]["quote"]["rent"] > 0
+        assert "independently of the others" in dds.text("put", "--explain", page)
+        assert wallet(dds)["nonce"] == nonce
+        made = dds.json("put", page)
+        assert made["class_name"] == "custom" and "by rule 2 (pages)" in made["notes"][0]
+        assert made["payment"]["rent"] <= found["offer"]["quote"]["rent"]
+    finally:
+        (dds.home / "policy.toml").unlink()

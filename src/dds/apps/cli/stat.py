@@ -1,4 +1,4 @@
-"""`dds stat`: how a ContentID is kept: stripes, live fragments, nodes, regions, sizes, savings."""
+"""`dds stat`: how a ContentID is kept: stripes, live fragments, nodes, measured sizes and savings; a home's totals."""
 
 from __future__ import annotations
 
