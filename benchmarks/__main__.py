@@ -50,6 +50,12 @@ def _placement() -> Iterable[Row]:
     return placement.run()
 
 
+def _announce() -> Iterable[Row]:
+    from benchmarks import announce
+
+    return announce.run()
+
+
 SUITES: dict[str, Callable[[], Iterable[Row]]] = {
     "codec": _codec,
     "transport": _transport,
@@ -58,6 +64,7 @@ SUITES: dict[str, Callable[[], Iterable[Row]]] = {
     "ledger-abci": _ledger_abci,
     "ledger": _ledger,
     "placement": _placement,
+    "announce": _announce,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -13,32 +14,40 @@ from dds.primitives.cid import CID, cid_of
 from dds.primitives.errors import FormatError, IntegrityError
 from dds.primitives.ids import SegmentID
 from dds.primitives.units import K_MAX
+from dds.protocol.announce import Announcement
 from dds.runtime.announce import Announcer, AnnouncerConfig, sign_announce
 from dds.runtime.locate import Locator
 from dds.runtime.peers import wall_clock_ms
+from dds.storage.announce_queue import AnnounceQueue
 from dds.transport.dht import DHTNode, ValueType
-from dds.wire.discovery import CONTENT_PROVIDER, content_place, seal
+from dds.wire.discovery import CONTENT_PROVIDER, PROVIDER_LIFETIME_MS_MAX, SEGMENT_PROVIDER, content_place, seal
 from tests.dht_network import dht_network
 from tests.discovery_samples import CONTENT, NETWORK, SEGMENT, node_id, signed_announce, signed_provider, signing_key
 
 SEED = b"s" * 32
 
 
-class FileStore:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def load(self) -> bytes | None:
-        return self.path.read_bytes() if self.path.exists() else None
-
-    def save(self, state: bytes) -> None:
-        self.path.write_bytes(state)
-
-
-def announcer(number: int, dht: DHTNode, path: Path, *, addresses: list[str] | None = None, rate: int = 200) -> Announcer:
+def announcer(
+    number: int,
+    dht: DHTNode,
+    path: Path,
+    *,
+    addresses: list[str] | None = None,
+    rate: int = 200,
+    burst: int = 600,
+    released: Collection[Announcement] = (),
+) -> Announcer:
     where = [f"127.0.0.1:{4000 + number}"] if addresses is None else addresses
-    config = AnnouncerConfig(puts_per_s_max=rate)
-    return Announcer(signing_key(number), NETWORK, dht, FileStore(path), lambda: where, SEED, config=config)
+    return Announcer(
+        signing_key(number),
+        NETWORK,
+        dht,
+        lambda: AnnounceQueue(path),
+        lambda: where,
+        SEED,
+        held=lambda announcements: [each not in released for each in announcements],
+        config=AnnouncerConfig(puts_per_s=rate, burst=burst, puts_per_s_max=rate),
+    )
 
 
 async def test_announced_content_and_segments_are_found_from_another_node(tmp_path: Path) -> None:
@@ -73,14 +82,44 @@ async def test_restarted_announcer_says_nothing_that_was_said_already(tmp_path: 
         second = announcer(1, dhts[1], tmp_path / "queue")
         await second.start()
         second.announce_segment(SegmentID(bytes((7,)) * 32), 7)
-        assert len(second.queue) == 30
-        assert second.queue.due(wall_clock_ms() + 3_600_000, 100) == []
+        assert await second.settled(5)
+        assert len(second) == 30
         await second.stop()
+        queue = AnnounceQueue(tmp_path / "queue")
+        assert queue.due(wall_clock_ms() + 3_600_000, 100) == []
+        queue.close()
+
+
+async def test_what_the_store_released_is_withdrawn_when_its_turn_comes(tmp_path: Path) -> None:
+    gone = Announcement(SEGMENT_PROVIDER.code, SEGMENT, "3")
+    async with dht_network(3, NETWORK) as dhts:
+        host = announcer(1, dhts[1], tmp_path / "queue", released=[gone])
+        await host.start()
+        host.announce_segment(SEGMENT, 3)
+        host.announce_segment(SEGMENT, 4)
+        assert await host.settled(5)
+        assert len(host) == 1
+        assert [record.index for record in await Locator(NETWORK, dhts[2], SEED).find_segment(SEGMENT)] == [4]
+        host.withdraw_segment(SEGMENT, 4)
+        assert await host.settled(5)
+        assert len(host) == 0
+        await host.stop()
+
+
+async def test_node_with_very_much_to_say_makes_records_that_live_longer_and_are_still_found(tmp_path: Path) -> None:
+    async with dht_network(3, NETWORK) as dhts:
+        host = announcer(1, dhts[1], tmp_path / "queue")
+        await host.start()
+        host.announce_segment(SEGMENT, 3, hinted=True)
+        assert await host.settled(5)
+        (record,) = await Locator(NETWORK, dhts[2], SEED).find_segment(SEGMENT)
+        assert record.expires_ms - record.seq == PROVIDER_LIFETIME_MS_MAX
+        await host.stop()
 
 
 async def test_rate_of_puts_is_bounded(tmp_path: Path) -> None:
     async with dht_network(3, NETWORK) as dhts:
-        host = announcer(1, dhts[1], tmp_path / "queue", rate=20)
+        host = announcer(1, dhts[1], tmp_path / "queue", rate=20, burst=20)
         await host.start()
         began = time.monotonic()
         for at in range(40):

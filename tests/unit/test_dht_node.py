@@ -28,6 +28,7 @@ from dds.wire.discovery import (
     HOOK_LIFETIME_MS,
     NODE_LIFETIME_MS,
     PROVIDER_LIFETIME_MS,
+    PROVIDER_LIFETIME_MS_MAX,
     SEALED_BYTES_MAX,
     content_place,
     seal,
@@ -46,6 +47,7 @@ def test_wrapper_and_records_agree_on_keys_sizes_and_lifetimes() -> None:
     assert SEALED_BYTES_MAX <= VALUE_BYTES_MAX
     assert VALUE_LIFETIME[ValueType.NODE].total_seconds() * 1000 == NODE_LIFETIME_MS
     assert VALUE_LIFETIME[ValueType.PROVIDER].total_seconds() * 1000 == PROVIDER_LIFETIME_MS
+    assert VALUE_LIFETIME[ValueType.LASTING].total_seconds() * 1000 == PROVIDER_LIFETIME_MS_MAX
     assert VALUE_LIFETIME[ValueType.HOOK].total_seconds() * 1000 == HOOK_LIFETIME_MS
 
 

@@ -35,7 +35,7 @@ from dds.runtime.announce import Announcer, AnnouncerConfig
 from dds.runtime.dialback import DialbackHost, DialbackParts
 from dds.runtime.logs import event, log_to_file, stop_logging
 from dds.runtime.metrics import Registry
-from dds.runtime.node_announce import AnnounceFile, announce_all_held
+from dds.runtime.node_announce import announce_all_held, open_announce_queue, still_held
 from dds.runtime.node_metrics import TimedFileOps, add_node_metrics
 from dds.runtime.node_peers import PeerQuestions
 from dds.runtime.node_reach import NodeReach
@@ -73,7 +73,7 @@ MEMORY_BYTES_MIN: Final = 16 * MIB  # room for two of the largest requests
 FREE_STEP_BYTES: Final = 64 * MIB  # the published free space is rounded down to this, so that records change seldom
 WITNESS_DIRECTORY: Final = "witness"
 STORING_ROLES: Final = frozenset({"ssn", "asn"})
-ANNOUNCING: Final = AnnouncerConfig(puts_per_s_max=10, first_after_s=5.0)
+ANNOUNCING: Final = AnnouncerConfig(puts_per_s=4.0, puts_per_s_max=10, first_after_s=5.0)
 
 if TYPE_CHECKING:
     from dds.runtime.edge import Edge
@@ -183,9 +183,7 @@ class Node:
         self._client = PeerClient(key, network=config.network, bandwidth=bandwidth, distance=distance)
         self.peers = self._peer_host(seed)
         self._reach = NodeReach(key, config, self.peers.table, self._addresses_changed)
-        self.announcer = Announcer(
-            key, config.network, self.dht, AnnounceFile(files.root), lambda: self.addresses, seed, config=ANNOUNCING
-        )
+        self.announcer = self._announcer(seed)
         self._audits = self._make_audits() if config.ledger else None
         self._meter = self._make_meter() if self._audits is not None and config.read_price else None
         self.routes = self._routes()
@@ -230,6 +228,18 @@ class Node:
             distance,
         )
         return DialbackHost(parts)
+
+    def _announcer(self, seed: bytes) -> Announcer:
+        return Announcer(
+            self._key,
+            self.config.network,
+            self.dht,
+            lambda: open_announce_queue(self.files.root),
+            lambda: self.addresses,
+            seed,
+            held=lambda announcements: still_held(self.store, announcements),
+            config=ANNOUNCING,
+        )
 
     def _distance_s(self, node: NodeID) -> float:
         """Of a simulated network: seconds of a round trip that are added to what this machine takes."""
@@ -465,7 +475,10 @@ class Node:
     # ---- news from requests
 
     def _committed(self, done: Receipted) -> None:
-        self.announcer.announce_segment(done.encoding.segment_id, done.index)
+        segment_id, manifest = done.encoding.segment_id, done.manifest
+        rows = () if manifest is None else manifest.body.segments + manifest.meta.segments
+        hinted = any(row.segment_id == segment_id and self.node_id in row.holders for row in rows)
+        self.announcer.announce_segment(segment_id, done.index, hinted=hinted)
         if done.manifest is not None:
             self._published(done.manifest)
 

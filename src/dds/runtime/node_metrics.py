@@ -49,7 +49,7 @@ def add_node_metrics(node: Node) -> None:
         lambda: {str(health): count for health, count in node.peers.table.counts().items()},
     )
     metrics.gauge("dds_dht_running", "1 while the DHT node runs.", lambda: float(node.dht.running))
-    metrics.gauge("dds_announcements", "Announcements that are kept up.", lambda: len(node.announcer.queue))
+    metrics.gauge("dds_announcements", "Announcements that are kept up.", lambda: len(node.announcer))
 
 
 def add_process_metrics(metrics: Registry) -> None:

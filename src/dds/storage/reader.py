@@ -142,6 +142,11 @@ class FragmentReader:
         with disk_errors("listing manifests"), self._read_lock:
             return [CID(row[0]) for row in self._reader.db.execute(query, (cid, limit)).fetchall()]
 
+    def has_manifest(self, cid: CID) -> bool:
+        """Whether a manifest of this content is held."""
+        with disk_errors("looking up a manifest"), self._read_lock:
+            return bool(self._reader.manifest_rows(cid))
+
     def _at_its_place(self, root: FragmentRoot, take: Callable[[Place], T]) -> T:
         def attempt() -> T:
             with self._read_lock:

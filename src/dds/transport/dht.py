@@ -58,12 +58,14 @@ class ValueType(IntEnum):
     PROVIDER = 0x0DD1
     NODE = 0x0DD2
     HOOK = 0x0DD3
+    LASTING = 0x0DD4  # providers whose records are good for longer than a day
 
 
 VALUE_LIFETIME = {
     ValueType.PROVIDER: timedelta(hours=24),
     ValueType.NODE: timedelta(minutes=15),
     ValueType.HOOK: timedelta(days=7),
+    ValueType.LASTING: timedelta(days=7),
 }
 
 

@@ -52,6 +52,7 @@ INTEGER_MAX: Final = (1 << 63) - 1
 
 NODE_LIFETIME_MS: Final = 15 * 60_000
 PROVIDER_LIFETIME_MS: Final = 24 * 3_600_000
+PROVIDER_LIFETIME_MS_MAX: Final = 7 * 24 * 3_600_000  # of a node with so much to announce that it says it less often
 HOOK_LIFETIME_MS: Final = 7 * 24 * 3_600_000  # a stale one costs its reader a question, an expired one a whole transfer
 CLOCK_SKEW_MS_MAX: Final = 5 * 60_000  # how far ahead of ours another node's clock may be
 
@@ -259,7 +260,7 @@ CONTENT_PROVIDER: Final = Kind(
     2,
     b"dds/content-provider/v1",
     ContentProvider,
-    PROVIDER_LIFETIME_MS,
+    PROVIDER_LIFETIME_MS_MAX,
     lambda r: r.node_id,
     lambda r: r.content,
     _provider_is_sound,
@@ -277,7 +278,7 @@ SEGMENT_PROVIDER: Final = Kind(
     4,
     b"dds/segment-provider/v1",
     SegmentProvider,
-    PROVIDER_LIFETIME_MS,
+    PROVIDER_LIFETIME_MS_MAX,
     lambda r: r.node_id,
     lambda r: r.segment_id,
     _segment_is_sound,
