@@ -209,7 +209,7 @@ class Announcer:
         self._news.clear()
         await self._write_news(queue)
         if self._renewing_from is not None:
-            self._renewing_from = await asyncio.to_thread(queue.renew_step, self._renewing_from, self._clock_ms())
+            await self._renew(queue, self._renewing_from)
         began = loop.time()
         room = pacer.take(began, BATCH_MAX)
         found, batch = await asyncio.to_thread(self._take, queue, room)
@@ -222,6 +222,12 @@ class Announcer:
             await asyncio.sleep(max(0.0, began + len(batch) / self._config.puts_per_s_max - loop.time()))
         elif not found:
             await self._rest(queue)
+
+    async def _renew(self, queue: AnnounceQueue, after: int) -> None:
+        self._renewing_from = None
+        last = await asyncio.to_thread(queue.renew_step, after, self._clock_ms())
+        if self._renewing_from is None:  # else the addresses have changed again, meanwhile
+            self._renewing_from = last
 
     async def _write_news(self, queue: AnnounceQueue) -> None:
         news, self._unwritten = self._unwritten, {}

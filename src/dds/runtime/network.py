@@ -25,6 +25,7 @@ from dds.primitives.keys import SigningKey
 from dds.primitives.units import MIB
 from dds.protocol.edge_choice import EdgeChoice
 from dds.protocol.ranking import NodeRanking
+from dds.runtime.lan import LanPeers
 from dds.runtime.tasks import gather_all
 from dds.storage.home import ClientConfig, parse_host_port, parse_node_address
 from dds.transport.client import PeerClient
@@ -64,9 +65,11 @@ M = TypeVar("M", bound=Message)
 
 PEX_ASKED_MAX: Final = 3  # bootstrap nodes asked for their peers
 PEX_TIMEOUT_S: Final = 3.0
+LAN_WAIT_S: Final = 5.0  # for a first node of the LAN, where no bootstrap node is named
 NODES_MAX: Final = 4096
 DHT_TIMEOUT_S: Final = 3.0
 DHT_VALUES_MAX: Final = 48
+DHT_WAYS_IN_MAX: Final = 8
 ANNOUNCE_TIMEOUT_S: Final = 5.0
 ANNOUNCING_ENDS_S: Final = 6.0  # how long `stop` waits for announcements under way
 ORIGIN_LIFETIME_MS: Final = 15 * 60_000  # an origin goes when the network has the content, and its record soon after
@@ -103,6 +106,7 @@ class Network:
         self._nodes: dict[NodeID, NodeRecord] = {}
         self._bootstrap: list[NodeID] = []
         self._given_dht = dht
+        self._lan: LanPeers | None = None
         self._dht: asyncio.Task[DHTNode | None] | None = None
         self._announcing: set[asyncio.Task[None]] = set()
         self._link: IrohLink | None = None
@@ -113,8 +117,11 @@ class Network:
         """Learn who is there.
 
         Raises:
-            UnavailableError: none of the bootstrap nodes answers.
+            UnavailableError: none of the bootstrap nodes answers, and nobody on the LAN.
         """
+        if self._config.lan:
+            self._lan = LanPeers(self.client, self.name, self._config.lan_host, lambda raw, _: self._learn(raw))
+            self._lan.start()
         for text in self._config.bootstrap:
             node, host, port = parse_node_address(text)
             self.client.learn(node, [(host, port)])
@@ -140,6 +147,13 @@ class Network:
         while waiting and answered < PEX_ASKED_MAX:
             batch, waiting = waiting[: PEX_ASKED_MAX - answered], waiting[PEX_ASKED_MAX - answered :]
             answered += sum(await gather_all([self._exchange_peers(node) for node in batch]))
+        if not answered and self._lan is not None and await self._lan.wait_for_first(LAN_WAIT_S):
+            return
+        if not answered and self._lan is not None and not self._bootstrap:
+            raise UnavailableError(
+                f"no node of network {self.name!r} answers on the LAN",
+                hint="is one running there, with lan = true in its node.toml? `dds doctor`",
+            )
         if self._bootstrap and not answered:
             raise UnavailableError(
                 f"none of the {len(self._bootstrap)} bootstrap nodes of network {self.name!r} answers",
@@ -180,6 +194,8 @@ class Network:
             await asyncio.gather(*late, return_exceptions=True)
         if self._link is not None:
             await self._link.stop()
+        if self._lan is not None:
+            await self._lan.stop()
         if self._dht is not None:
             dht = await self._dht
             if dht is not None and dht is not self._given_dht:
@@ -260,7 +276,7 @@ class Network:
         return await asyncio.shield(self._dht)
 
     async def _join(self) -> DHTNode | None:
-        ways_in = [parse_host_port(text) for text in self._config.dht_bootstrap]
+        ways_in = [parse_host_port(text) for text in self._config.dht_bootstrap] or self._lan_ways_in()
         if self._given_dht is not None or not ways_in:
             return self._given_dht
         dht = DHTNode(self.name)
@@ -270,6 +286,13 @@ class Network:
             log.warning("the DHT cannot be joined: %s", error.message)
             return None
         return dht
+
+    def _lan_ways_in(self) -> list[tuple[str, int]]:
+        """Of the nodes that the LAN led to, as their verified records say."""
+        if self._lan is None:
+            return []
+        records = [self._nodes[node] for node in self._lan.answered if node in self._nodes]
+        return [parse_address(record.dht) for record in records if record.dht][:DHT_WAYS_IN_MAX]
 
     async def _values(self, place: Place) -> list[bytes]:
         """What the DHT has at a place: sealed, unverified, bounded in number."""

@@ -33,6 +33,7 @@ from dds.primitives.units import MIB
 from dds.protocol.peers import PeerTable
 from dds.runtime.announce import Announcer, AnnouncerConfig
 from dds.runtime.dialback import DialbackHost, DialbackParts
+from dds.runtime.lan import LanPeers
 from dds.runtime.logs import event, log_to_file, stop_logging
 from dds.runtime.metrics import Registry
 from dds.runtime.node_announce import announce_all_held, open_announce_queue, still_held
@@ -61,6 +62,7 @@ from dds.storage.keyfile import load_or_create_key
 from dds.transport.bandwidth import Bandwidth
 from dds.transport.client import PeerClient
 from dds.transport.dht import DHTNode
+from dds.transport.lan import LanService
 from dds.transport.limits import ServerLimits
 from dds.transport.routes import Route
 from dds.transport.server import PeerServer
@@ -173,6 +175,7 @@ class Node:
         self._key, self._pool = key, pool
         self._started_s, self._started_ms = time.monotonic(), time.time_ns() // 1_000_000
         self._ready = False
+        self.lan: LanPeers | None = None
         seed = tagged_hash(b"dds/node-seed/v1", key.seed)
         bandwidth = Bandwidth.capped(up_bytes_per_s=config.upload_bytes_per_s, down_bytes_per_s=config.download_bytes_per_s)
         self.quota = StagingQuota(
@@ -361,6 +364,11 @@ class Node:
         await self._reach.start(self._client, port)
         await self.announcer.start()
         await self.peers.start()
+        if self.config.lan:
+            service = LanService(self.node_id, port)
+            self.lan = LanPeers(self._client, self.config.network, self.config.host, self.peers.offer, service)
+            stack.push_async_callback(self.lan.stop)
+            self.lan.start()
         if self.origin is not None:
             stack.push_async_callback(self.origin.stop)
             await self.origin.start()
@@ -426,6 +434,7 @@ class Node:
             "version": __version__,
             "dht": self.dht.running,
             "peers": len(self.peers.table),
+            **({} if self.lan is None else {"lan": len(self.lan.answered)}),
             "uptime_s": round(time.monotonic() - self._started_s, 1),
             "free_bytes": self.stats.free_bytes,
             **({} if self.origin is None else {"origin": self.origin.summary()}),

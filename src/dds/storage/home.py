@@ -45,6 +45,7 @@ DAY_S: Final = 86_400
 Role = Literal["origin", "ssn", "asn", "ecn", "witness", "gateway"]
 Label = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]  # a name that is safe in logs and paths
 Host = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9.:_-]{1,253}$")]
+LanHost = Annotated[str, msgspec.Meta(pattern=r"^([0-9]{1,3}(\.[0-9]{1,3}){3})?$")]  # IPv4, or none
 HostPort = Annotated[str, msgspec.Meta(pattern=r"^(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253}):[0-9]{1,5}$")]
 NodeAddress = Annotated[str, msgspec.Meta(pattern=r"^[a-z2-7]{52}@.{3,260}$")]  # NODEID@host:port
 LedgerAddress = Annotated[str, msgspec.Meta(pattern=r"^([a-z2-7]{52}@.{3,260})?$")]  # NODEID@host:port, or none
@@ -76,6 +77,8 @@ class ClientConfig:
     iroh: bool = False  # reach nodes that cannot be dialled over iroh
     iroh_relays: Relays = ()
     archive: Literal["16+16", "6+6"] = "16+16"  # the geometry of class archive on this network
+    lan: bool = False  # look for nodes on the local network; then no bootstrap node is needed there
+    lan_host: LanHost = ""  # this machine's address on the interface to look on; empty: all
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ class NodeConfig:
     edge_bytes_max: ByteCount = 10 * GIB  # of an edge's cache
     edge_ttl_s: Annotated[int, msgspec.Meta(ge=1, le=3650 * DAY_S)] = 7 * DAY_S  # a cached block that nobody reads goes
     simulated_rtt_ms: RoundTrip = 0  # added to every exchange with a node of another region; a devnet's test aid
+    lan: bool = False  # be found, and look for others, on the local network that `host` is on
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

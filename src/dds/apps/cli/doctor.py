@@ -27,6 +27,9 @@ RELEASED_UNIX_S: Final = 1_735_689_600  # 2025-01-01: a clock before it is wrong
 CLOCK_FAR_UNIX_S: Final = 4_102_444_800  # 2100-01-01
 DISK_FREE_BYTES_MIN: Final = GIB
 DHT_TIMEOUT_S: Final = 8.0
+LAN_TIMEOUT_S: Final = 5.0
+LAN_GRACE_S: Final = 1.0  # for others, once a first node has answered
+LAN_SHOWN_MAX: Final = 8
 
 
 def register(app: typer.Typer) -> None:
@@ -146,8 +149,12 @@ def check_network(home: Home) -> Iterator[Check]:
         yield Check("config", "fail", error.message, error.hint or f"edit {home.config_file}")
         return
     yield Check("config", "ok", f"network {config.network}, {len(config.bootstrap)} bootstrap nodes")
-    yield _guarded("bootstrap", lambda: check_bootstrap(config))
-    yield _guarded("dht", lambda: check_dht(config))
+    if config.lan:
+        yield _guarded("lan", lambda: check_lan(config))
+    if config.bootstrap or not config.lan:
+        yield _guarded("bootstrap", lambda: check_bootstrap(config))
+    if config.dht_bootstrap or not config.lan:
+        yield _guarded("dht", lambda: check_dht(config))
 
 
 def _guarded(name: str, check: Callable[[], Check]) -> Check:
@@ -173,6 +180,37 @@ def check_bootstrap(config: ClientConfig) -> Check:
     first = next(answer.message for answer in said if isinstance(answer, DDSError))
     grade: Grade = "warn" if len(bad) < len(said) else "fail"
     return Check("bootstrap", grade, f"{found}; {bad[0]}: {first}", "start them, or remove them from config.toml")
+
+
+def check_lan(config: ClientConfig) -> Check:
+    """Who says on the local network that it is there, and who of them answers under its NodeID."""
+    found, answered = run_async(_look_on_lan(config))
+    shown = f"{len(answered)} of {len(found)} nodes found answer" + "".join(f"; {each}" for each in answered[:LAN_SHOWN_MAX])
+    if answered:
+        return Check("lan", "ok", shown)
+    todo = "is a node of this network running there, with lan = true in its node.toml? does a firewall stop UDP port 5353?"
+    return Check("lan", "warn" if config.bootstrap else "fail", shown, todo)
+
+
+async def _look_on_lan(config: ClientConfig) -> tuple[list[str], list[str]]:
+    """Everybody found, and who answered, as NODEID@host:port."""
+    import asyncio
+
+    from dds.primitives.ids import id_text
+    from dds.runtime.lan import LanPeers
+    from dds.transport.client import PeerClient
+    from dds.wire.discovery import format_address
+
+    async with PeerClient(None, network=config.network) as client:
+        lan = LanPeers(client, config.network, config.lan_host, lambda _record, _sender: None)
+        lan.start()
+        try:
+            if await lan.wait_for_first(LAN_TIMEOUT_S):
+                await asyncio.sleep(LAN_GRACE_S)
+            shown = {find.node_id: f"{id_text(find.node_id)}@{format_address(*find.addresses[0])}" for find in lan.found}
+            return list(shown.values()), [shown[node] for node in lan.answered if node in shown]
+        finally:
+            await lan.stop()
 
 
 def check_dht(config: ClientConfig) -> Check:

@@ -32,6 +32,7 @@ def init(
     upload: Annotated[str, typer.Option(metavar="SIZE", help="Bytes a second it may send; 0: no limit.")] = "0",
     download: Annotated[str, typer.Option(metavar="SIZE", help="Bytes a second it may receive; 0: no limit.")] = "0",
     memory: Annotated[str, typer.Option(metavar="SIZE", help="Memory for bodies in flight.")] = "64MiB",
+    lan: Annotated[bool, typer.Option("--lan/--no-lan", help="Be found, and find others, on the local network.")] = False,
     bootstrap: Annotated[
         list[str] | None,
         typer.Option(metavar="NODEID@HOST:PORT", help="Whom to ask first; may be given again. [default: as config.toml]"),
@@ -77,6 +78,7 @@ def init(
         upload_bytes_per_s=parse_size(upload),
         download_bytes_per_s=parse_size(download),
         memory_bytes_max=parse_size(memory),
+        lan=lan,
         bootstrap=tuple(bootstrap or known.bootstrap),
         dht_bootstrap=tuple(dht_bootstrap or known.dht_bootstrap),
         ledger=paid_by if ledger is None else ledger,
