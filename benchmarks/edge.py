@@ -1,8 +1,8 @@
 """An edge near by against storage nodes in other regions, 80 ms of simulated round trip away: one read in a new session each.
 
 Both kinds of reads are of the same objects, by the same client, on the same devnet of real processes: first with the edge's
-process stopped, then with the edge warm. Only the get is timed, into memory: not the start of the session, and no sync of a disk.
-The ratio is what counts.
+process stopped, then with the edge warm. Only the get is timed, into memory: not the start of the session, and no sync of a
+disk. The ratio is what counts.
 """
 
 from __future__ import annotations

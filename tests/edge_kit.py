@@ -18,10 +18,11 @@ from dds.primitives.ids import NodeID
 from dds.primitives.keys import SigningKey
 from dds.primitives.units import BLOCK_BYTES_MAX, MIB
 from dds.runtime.announce import Announcer
-from dds.runtime.edge import EDGE_KIND, Edge, EdgeParts
+from dds.runtime.edge import Edge, EdgeParts
 from dds.runtime.edge_routes import EdgeRoutes
 from dds.runtime.network import Network
 from dds.runtime.reading_port import ReadingMeter
+from dds.storage.announce_queue import AnnounceQueue
 from dds.storage.block_cache import BlockCache
 from dds.storage.home import ClientConfig, NodeConfig
 from dds.transport.client import PeerClient
@@ -36,15 +37,6 @@ REGION = "here"
 READER = SigningKey(b"\x02" * 32)
 
 
-class NoFile:
-    """An announcer that is never started keeps nothing."""
-
-    def load(self) -> bytes | None:
-        return None
-
-    def save(self, state: bytes) -> None: ...
-
-
 class EdgeSite:
     """One edge of the region `here`. `lies` replaces handlers, as in node_sites.py."""
 
@@ -56,7 +48,15 @@ class EdgeSite:
         self.asked: list[str] = []
         self.root, self.network = root, network
         seed = bytes([number]) * 32
-        self.announcer = Announcer(self.key, NETWORK, DHTNode(NETWORK), NoFile(), lambda: [self.address], seed)
+        self.announcer = Announcer(
+            self.key,
+            NETWORK,
+            DHTNode(NETWORK),
+            lambda: AnnounceQueue(root.with_name(f"{root.name}-announced.sqlite")),
+            lambda: [self.address],
+            seed,
+            held=lambda announcements: [True for _ in announcements],
+        )
         self.edge = Edge(root, config, EdgeParts(pool, self.announcer, lambda: network, seed))
 
     def record(self) -> bytes:
@@ -89,7 +89,7 @@ class EdgeSite:
         return self.edge._cache
 
     def announces(self, content: CID) -> bool:
-        return self.announcer.announces_content(content, EDGE_KIND)
+        return content in self.edge._announced
 
 
 @asynccontextmanager

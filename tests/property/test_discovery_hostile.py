@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dds.primitives.errors import FormatError, InputError
-from dds.protocol.announce import AnnounceQueue
 from dds.protocol.discovery import select_records, unseal_all
 from dds.protocol.peers import FROM_DHT, PeerTable, Verdict
 from dds.runtime.peers import format_bootstrap, parse_bootstrap
@@ -125,10 +124,3 @@ def test_address_and_bootstrap_text_parse_to_themselves_or_not_at_all(text: str)
         assert format_address(*parse_address(text)) == text
     with suppress(InputError):
         assert format_bootstrap(parse_bootstrap(text)) == text.strip()
-
-
-@given(st.binary(max_size=300))
-@settings(max_examples=200, deadline=None)
-def test_saved_queue_that_is_damaged_is_refused(state: bytes) -> None:
-    with suppress(FormatError):
-        AnnounceQueue(b"").restore(state, NOW_MS)

@@ -158,9 +158,16 @@ class Announcer:
     def withdraw_content(self, content: CID, kind: str) -> None:
         self._note(Announcement(CONTENT_PROVIDER.code, content, kind), None)
 
-    def announces_content(self, content: CID, kind: str) -> bool:
-        """Whether `announce_content` was asked for, in this run or an earlier one, and not withdrawn."""
-        return Announcement(CONTENT_PROVIDER.code, content, kind) in self.queue
+    async def contents_announced(self, kind: str, limit: int) -> list[CID]:
+        """What `announce_content` was asked for, in this run or an earlier one, and not withdrawn.
+
+        Raises:
+            StorageError
+        """
+        if self._queue is None:
+            return []
+        subjects = await asyncio.to_thread(self._queue.subjects, CONTENT_PROVIDER.code, kind, limit)
+        return [CID(subject) for subject in subjects]
 
     def withdraw_segment(self, segment_id: SegmentID, index: int) -> None:
         self._note(Announcement(SEGMENT_PROVIDER.code, segment_id, str(index)), None)

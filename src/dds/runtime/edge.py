@@ -65,8 +65,9 @@ class Edge:
         Raises:
             StorageError: the cache's directory cannot be used.
         """
-        kept = await self._run(self._cache.load)
-        self._announced = {cid for cid in kept if self._parts.announcer.announces_content(cid, EDGE_KIND)}
+        kept = set(await self._run(self._cache.load))
+        self._announced = set(await self._parts.announcer.contents_announced(EDGE_KIND, ANNOUNCED_MAX))
+        self._withdraw([content for content in self._announced if content not in kept])
         self.warmer.start()
         event(_log, logging.INFO, "edge ready", blocks=self._cache.count, bytes=self._cache.size)
 
@@ -150,7 +151,7 @@ class Edge:
 
     def _withdraw(self, gone: list[CID]) -> None:
         for cid in gone:
-            if cid in self._announced or self._parts.announcer.announces_content(cid, EDGE_KIND):
+            if cid in self._announced:
                 self._announced.discard(cid)
                 self._parts.announcer.withdraw_content(cid, EDGE_KIND)
 

@@ -141,6 +141,12 @@ class AnnounceQueue:
             self._count -= removed
         return removed
 
+    def subjects(self, code: int, detail: str, limit: int) -> list[bytes]:
+        """What announcements of this kind and detail are about, the oldest first, at most `limit`."""
+        query = "SELECT subject FROM queue WHERE code = ? AND detail = ? ORDER BY id LIMIT ?"
+        with disk_errors("reading the announce queue"), self._lock:
+            return [bytes(subject) for (subject,) in self._db.execute(query, (code, detail, limit))]
+
     def due(self, now_ms: int, limit: int) -> list[Queued]:
         """Up to `limit` whose time has come, the first lane first. They stay in their places until they are rescheduled."""
         query = (
