@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from dds.primitives.errors import FormatError, InputError
 from dds.protocol.discovery import select_records, unseal_all
 from dds.protocol.peers import FROM_DHT, PeerTable, Verdict
 from dds.runtime.peers import format_bootstrap, parse_bootstrap
+from dds.storage.announce_queue import AnnounceQueue
 from dds.wire.codec import decode, encode
 from dds.wire.discovery import (
     CONTENT_ANNOUNCE,
@@ -124,3 +127,16 @@ def test_address_and_bootstrap_text_parse_to_themselves_or_not_at_all(text: str)
         assert format_address(*parse_address(text)) == text
     with suppress(InputError):
         assert format_bootstrap(parse_bootstrap(text)) == text.strip()
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=50, deadline=None)
+def test_old_queue_that_is_damaged_is_refused_and_left_as_it_is(state: bytes) -> None:
+    with TemporaryDirectory() as directory:
+        old, queue = Path(directory) / "old", AnnounceQueue(Path(directory) / "queue")
+        old.write_bytes(state)
+        try:
+            queue.take_over(old, NOW_MS)
+        except FormatError:
+            assert old.read_bytes() == state
+        queue.close()

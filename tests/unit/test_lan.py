@@ -69,18 +69,18 @@ async def stranger(*services: tuple[str, str, int, dict[str, str]]) -> AsyncIter
         await speaker.async_close()
 
 
-async def test_nodes_of_one_network_find_each_other_and_those_of_another_do_not() -> None:
+async def test_node_is_found_by_nodes_and_clients_of_its_network_and_by_no_others() -> None:
     async with (
         speaking(NETWORK, LanService(node_id(1), 4001)) as first,
         speaking(NETWORK, LanService(node_id(2), 4002)) as second,
-        speaking("another", LanService(node_id(3), 4003)) as third,
         speaking(NETWORK) as client,
+        speaking("another") as other,
     ):
         await until(lambda: first.found and second.found and len(client.found) == 2)
         assert first.found == [LanNode(node_id(2), ((LOOPBACK, 4002),))]
         assert second.found == [LanNode(node_id(1), ((LOOPBACK, 4001),))]
         assert {each.node_id for each in client.found} == {node_id(1), node_id(2)}
-        assert third.found == []
+        assert other.found == []
 
 
 async def test_stranger_cannot_have_us_dial_the_internet_nor_be_heard_with_malformed_fields() -> None:

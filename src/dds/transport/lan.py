@@ -17,8 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import psutil
-
 from dds.primitives.errors import ConfigError, InputError
 from dds.primitives.ids import ID_TEXT_CHARS, NodeID, id_text, parse_id
 from dds.wire.discovery import ADDRESSES_MAX, format_address
@@ -216,5 +214,7 @@ def _may_dial(host: str, interface: str) -> bool:
 
 
 def _own_addresses() -> list[str]:
+    import psutil
+
     found = psutil.net_if_addrs()
     return [address.address for name in sorted(found) for address in found[name] if address.family is socket.AF_INET]
