@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import ssl
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +14,21 @@ from typing import Any
 
 import pytest
 
-from dds.storage.home import Home, load_client_config, load_node_config, write_client_config, write_node_config
+from dds.primitives.cid import CID, cid_of, cid_text
+from dds.primitives.errors import PeerRefused
+from dds.runtime.node import Node, open_node
+from dds.storage.home import (
+    Home,
+    NodeHome,
+    load_client_config,
+    load_node_config,
+    parse_host_port,
+    write_client_config,
+    write_node_config,
+)
+from dds.transport.client import PeerClient
 from tests.e2e.devnet_cli import Program, running_devnet, same_file, wait_until, write_random
+from tests.e2e.node_process import NETWORK, SMALL_NODE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("edge")]
 
@@ -52,15 +67,17 @@ def status(edge: Program) -> dict[str, Any]:
     return said
 
 
-def served_elsewhere(dds: Program) -> int:
-    """Requests for content, metadata included, that the storing nodes have answered."""
-    import ssl
+def cached(home: Path) -> list[Path]:
+    return list((home / "node" / "edge").glob("*/ba*"))
 
+
+def served_by(addresses: list[str]) -> int:
+    """Requests for content, metadata included, that the storing nodes have answered."""
     trusting = ssl.create_default_context()
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
     total = 0
-    for node in dds.nodes():
-        with urllib.request.urlopen(f"https://{node['address']}/metrics", context=trusting, timeout=30) as page:
+    for address in addresses:
+        with urllib.request.urlopen(f"https://{address}/metrics", context=trusting, timeout=30) as page:
             text = page.read().decode()
         for route in ("/v1/content", "/v1/segments", "/v1/fragments", "/v1/read", "/v1/leaves"):
             found = re.findall(rf'^dds_requests_total{{route="[A-Z ]*{route}[^"]*".*}} (\d+)$', text, re.MULTILINE)
@@ -75,13 +92,14 @@ def test_an_object_read_twice_from_another_region_comes_from_the_edge(dds: Progr
         first = edge.json("get", content, "--region", HERE, "-o", tmp_path / "first")
         assert same_file(source, tmp_path / "first")
         assert first["edge_bytes"] == 0
-        wait_until(lambda: status(edge)["blocks"] == 5)  # the root and four chunks
-        before = served_elsewhere(dds)
+        wait_until(lambda: len(cached(edge.home)) == 5)  # the root and four chunks
+        elsewhere = [node["address"] for node in dds.nodes()]
+        before = served_by(elsewhere)
         assert before > 0  # the first read
         for attempt in range(20):  # on a machine that stands still, a reader does not wait for the edge
             second = edge.json("get", content, "--region", HERE, "-o", tmp_path / f"second-{attempt}")
             assert same_file(source, tmp_path / f"second-{attempt}")
-            if (after := served_elsewhere(dds)) == before:
+            if (after := served_by(elsewhere)) == before:
                 break
             before = after
         assert after == before
@@ -89,12 +107,44 @@ def test_an_object_read_twice_from_another_region_comes_from_the_edge(dds: Progr
         assert second["culprits"] == []
         assert status(edge)["hit_bytes"] >= second["edge_bytes"]
 
-        blocks = list((tmp_path / "edge" / "node" / "edge").glob("*/*"))
-        for path in blocks:
+        for path in cached(edge.home):
             path.write_bytes(b"rotten")
         third = edge.json("get", content, "--region", HERE, "-o", tmp_path / "third")
         assert same_file(source, tmp_path / "third")
         assert third["edge_bytes"] == 0
+
+
+async def until_announced(node: Node, contents: list[CID]) -> None:
+    """News reach the queue on disk a moment later."""
+    async with asyncio.timeout(60):
+        while await node.announcer.contents_announced("edge", 10) != contents:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_node_may_store_and_be_an_edge(tmp_path: Path) -> None:
+    files = NodeHome(tmp_path / "node")
+    files.root.mkdir(mode=0o700)
+    block = b"a block that readers ask for"
+    cid = cid_of(block)
+    async with open_node(replace(SMALL_NODE, roles=("ssn", "ecn")), files) as node, PeerClient(None, network=NETWORK) as client:
+        client.learn(node.node_id, [parse_host_port(node.addresses[0])])
+        path = f"/v1/blocks/{cid_text(cid)}"
+        with pytest.raises(PeerRefused):
+            await client.get(node.node_id, path, max_bytes=MIB, timeout_s=20)
+        assert node.edge is not None
+        await node.edge.keep(cid, [(cid, block)])
+        assert await client.get(node.node_id, path, max_bytes=MIB, timeout_s=20) == block
+        page = await node.metrics_page()
+        assert re.search(r"^dds_edge_hits_total 1$", page, re.MULTILINE)
+        assert re.search(r"^dds_edge_misses_total 1$", page, re.MULTILINE)
+        assert re.search(rf"^dds_edge_bytes {len(block)}$", page, re.MULTILINE)
+        await until_announced(node, [cid])
+    async with open_node(load_node_config(files.config_file), files) as node:  # it knows what it has, and has said
+        assert node.edge is not None
+        assert await node.edge.block(cid) == block
+        (tmp_path / "node" / "edge" / f"{cid[4]:02x}" / cid_text(cid)).write_bytes(b"rotten")
+        assert await node.edge.block(cid) is None
+        await until_announced(node, [])
 
 
 def test_a_region_that_is_none_is_refused(dds: Program, tmp_path: Path) -> None:

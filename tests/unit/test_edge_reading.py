@@ -10,19 +10,23 @@ from pathlib import Path
 
 import pytest
 
+from dds.content.block import Ref
 from dds.primitives.cid import CID, cid_of, cid_text
-from dds.primitives.errors import PaymentRequired
+from dds.primitives.errors import NotFoundError, PaymentRequired, PeerRefused
 from dds.primitives.units import MIB
 from dds.protocol import edge_choice
-from dds.runtime.edge_blocks import _groups
+from dds.runtime.edge_blocks import Edges, _groups
 from dds.runtime.get import Reading
 from dds.runtime.network import Network
 from dds.runtime.results import GetResult, PutOptions
+from dds.storage.home import parse_host_port
 from dds.storage.source import SourceOptions, build_dag
+from dds.transport.client import PeerClient
 from dds.transport.routes import Request, Response
 from dds.wire.api import encode_frames
 from dds.wire.codec import decode, encode
 from dds.wire.retrieval import EDGE_REPLY_BYTES_MAX, EdgeReadRequest
+from tests.discovery_samples import NETWORK
 from tests.edge_kit import READER, EdgeSite, edge_site, reader_near, received_from, until
 from tests.node_sites import Site, put, reader, sites
 
@@ -278,6 +282,86 @@ async def test_what_an_edge_serves_is_metered_and_who_may_read_no_more_reads_fro
                 assert snapshot(tmp_path / f"{number}") == snapshot(source)
             assert meter.bytes >= MIB
             assert result.edge_bytes == 0
+
+
+async def test_what_nobody_has_is_not_found_with_an_edge_as_without(tmp_path: Path) -> None:
+    async with (
+        sites(tmp_path, 4) as nodes,
+        edge_site(nodes, tmp_path / "edge") as edge,
+        reader_near(nodes, edge) as network,
+    ):
+        with pytest.raises(NotFoundError, match="nobody of"):
+            await read(network, cid_of(b"never stored"), tmp_path / "out")
+
+
+async def test_a_restarted_edge_serves_what_it_kept(source: Path, tmp_path: Path) -> None:
+    async with sites(tmp_path, 4) as nodes:
+        content = await stored(nodes, tmp_path, source)
+        async with edge_site(nodes, tmp_path / "edge") as edge:
+            await warmed(edge, nodes, content, source)
+        async with edge_site(nodes, tmp_path / "edge") as edge, reader_near(nodes, edge) as network:
+            result = await read(network, content, tmp_path / "out")
+            assert received_from(network, nodes) == 0
+            assert result.edge_bytes == sum(map(len, dag_of(source).values()))
+
+
+async def test_an_edge_that_lost_the_root_of_a_content_no_longer_announces_it(source: Path, tmp_path: Path) -> None:
+    async with sites(tmp_path, 4) as nodes, edge_site(nodes, tmp_path / "edge") as edge:
+        content = await stored(nodes, tmp_path, source)
+        await warmed(edge, nodes, content, source)
+        assert edge.announces(content)
+        (path,) = (tmp_path / "edge").glob(f"*/{cid_text(content)}")
+        path.write_bytes(b"rotten")
+        assert await edge.edge.block(content) is None
+        await until(lambda: not edge.announces(content))
+
+
+async def test_an_edge_fetches_no_more_than_it_may_keep(source: Path, tmp_path: Path) -> None:
+    async with sites(tmp_path, 4) as nodes, edge_site(nodes, tmp_path / "edge", bytes_max=MIB // 2) as edge:
+        content = await stored(nodes, tmp_path, source)
+        async with reader_near(nodes, edge) as network:
+            await read(network, content, tmp_path / "out")
+        small = [cid_of((source / f"{number}").read_bytes()) for number in range(30)]
+        edge.edge.warmer.want(content, [])
+        await until(lambda: edge.edge.warmer.busy == 0)
+        assert edge.cache.size <= MIB // 2
+        assert edge.edge.warmer.counters.fetched_bytes < MIB  # no whole chunk was fetched to be thrown away
+        assert not any(cid in edge.cache for cid in small)  # before one is here, a leaf is taken for a whole chunk
+        assert content in edge.cache
+
+
+@pytest.mark.parametrize(
+    "blocks", [[], [bytes(36)] * 65, [b"short"], [b"\x01\x55\x12\x20" + bytes(33)], [b"\x01\x99\x12\x20" + bytes(32)]]
+)
+async def test_a_request_that_does_not_hold_is_refused(blocks: list[bytes], tmp_path: Path) -> None:
+    async with edge_site([], tmp_path / "edge") as edge, reader_near([], edge) as network:
+        body = encode(EdgeReadRequest(cid_of(b"content"), blocks))
+        with pytest.raises(PeerRefused) as refused:
+            await network.client.post(edge.node_id, "/v1/edge/read", body, max_bytes=MIB, timeout_s=10)
+        assert refused.value.status == 400
+        assert edge.edge.warmer.busy == 0
+
+
+async def test_who_shows_no_key_is_refused(tmp_path: Path) -> None:
+    async with edge_site([], tmp_path / "edge") as edge, PeerClient(None, network=NETWORK) as stranger:
+        stranger.learn(edge.node_id, [parse_host_port(edge.address)])
+        body = encode(EdgeReadRequest(cid_of(b"content"), [cid_of(b"block")]))
+        with pytest.raises(PeerRefused) as refused:
+            await stranger.post(edge.node_id, "/v1/edge/read", body, max_bytes=MIB, timeout_s=10)
+        assert refused.value.status == 401
+
+
+async def test_an_answer_stays_within_its_bound_and_what_does_not_fit_comes_with_the_next(tmp_path: Path) -> None:
+    blocks = [random.Random(number).randbytes(MIB) for number in range(6)]
+    cids = [cid_of(block) for block in blocks]
+    async with edge_site([], tmp_path / "edge") as edge, reader_near([], edge) as network:
+        assert all(edge.cache.put(cid, block) for cid, block in zip(cids, blocks, strict=True))
+        answer = await edge.edge.read(EdgeReadRequest(cids[0], list(cids)))
+        assert answer == [*blocks[:4], None, None]
+        assert edge.edge.warmer.busy == 0  # that is no miss
+        edges = Edges(network, cids[0], [])
+        got = await edges.ask(edge.node_id, [Ref(cid, None, 100) for cid in cids])  # taken for small ones
+        assert got == dict(zip(cids, blocks, strict=True))
 
 
 def test_what_is_asked_for_together_fits_one_answer() -> None:

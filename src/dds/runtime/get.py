@@ -344,6 +344,8 @@ class Reading:
                         self.progress(Progress("fetching", self._written, total))
                     case OpenFile() | Symlink():
                         self._files += 1
+                        if total is None and isinstance(event, OpenFile) and isinstance(writer, TreeWriter):
+                            total = event.size if self._kind == "file" else None
                     case _:
                         pass
 
