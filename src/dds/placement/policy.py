@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
-from dds.erasure.geometry import ARCHIVE, Geometry, class_geometry
+from dds.erasure.geometry import ARCHIVE_CLASS, Geometry, class_geometry
 from dds.primitives.errors import ConfigError, InputError
 from dds.primitives.units import KIB
 
@@ -131,14 +131,14 @@ def decide(facts: Facts, rules: Sequence[Rule]) -> Decision:
     return Decision(FALLBACK_CLASS, None, None, "", None, 0, "", "no rule matches", tuple(passed))
 
 
-def where_archive_fits(decision: Decision, archive_nodes: int) -> Decision:
+def where_archive_fits(decision: Decision, *, has_archive: bool) -> Decision:
     """The decision, or standard in its place where the network has too few archive nodes for it.
 
     For what a rule decided; a creator who names archive gets it, or the error that says why not.
     """
-    if decision.class_name != "archive" or archive_nodes >= ARCHIVE.n:
+    if decision.class_name != ARCHIVE_CLASS or has_archive:
         return decision
-    why = f"{decision.why}; but archive needs {ARCHIVE.n} archive nodes and {archive_nodes} are known: {FALLBACK_CLASS} instead"
+    why = f"{decision.why}; but too few archive nodes with room are known for one segment: {FALLBACK_CLASS} instead"
     return replace(decision, class_name=FALLBACK_CLASS, why=why, refused_class=decision.class_name)
 
 

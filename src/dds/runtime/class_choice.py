@@ -79,8 +79,10 @@ class Explanation:
     no_offer: str = ""  # why there is none, where it is
 
 
-async def choose_class(source: Path | BinaryIO | None, options: PutOptions, policy: Policy, archive_nodes: int) -> Choice:
-    """`options` with a class in place of "auto". The same source under the same rules always gets the same one.
+async def choose_class(source: Path | BinaryIO, options: PutOptions, policy: Policy, *, has_archive: bool) -> Choice:
+    """`options` with a class in place of "auto"; the same source under the same rules always gets the same one.
+
+    `has_archive`: the network has enough archive nodes for one segment.
 
     Raises:
         InputError: the source cannot be read.
@@ -89,7 +91,7 @@ async def choose_class(source: Path | BinaryIO | None, options: PutOptions, poli
     facts = await asyncio.to_thread(facts_of, source, shape) if isinstance(source, Path) else STREAM
     if options.class_name != AUTO:
         return Choice(options, facts, None, "")
-    decision = where_archive_fits(decide(facts, policy.rules), archive_nodes)
+    decision = where_archive_fits(decide(facts, policy.rules), has_archive=has_archive)
     chosen = replace(options, class_name=decision.class_name, k=decision.k, m=decision.m, term=options.term or decision.term)
     return Choice(chosen, facts, decision, policy.where)
 

@@ -98,8 +98,10 @@ class Client:
 
     async def _choose(self, source: Path | BinaryIO, options: PutOptions) -> Choice:
         policy = await asyncio.to_thread(load_policy, self._home)
-        choice = await choose_class(source, options, policy, self.network.count_of_role("asn"))
-        return replace(choice, options=on_network(choice.options, self._home.client_config()))
+        config = self._home.client_config()
+        has_archive = len(self.network.candidates(ARCHIVE_CLASS)) >= ARCHIVES[config.archive].n
+        choice = await choose_class(source, options, policy, has_archive=has_archive)
+        return replace(choice, options=on_network(choice.options, config))
 
     def _desk(self, options: PutOptions, confirm: Confirm) -> ContractDesk | None:
         ledger = self._home.client_config().ledger

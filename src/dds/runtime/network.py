@@ -215,11 +215,6 @@ class Network:
             if role in r.roles and r.free_bytes > 0 and is_current(r, NODE, now)
         ]
 
-    def count_of_role(self, role: str) -> int:
-        """How many nodes that are known now say that they have a role."""
-        now = self.now_ms()
-        return sum(role in record.roles and is_current(record, NODE, now) for record in self._nodes.values())
-
     def labels(self, node: NodeID) -> tuple[str, str]:
         """(region, operator) as the node declares them; unknown nodes count as one of their own."""
         record = self._nodes.get(node)
