@@ -9,7 +9,7 @@ COMETBFT_STAMP := .tools/cometbft-$(COMETBFT)
 DIR ?=
 ONLY ?=
 
-.PHONY: help venv demo test test-fast mutants lint bench cometbft abci-proto sim lock clean
+.PHONY: help venv demo outages test test-fast mutants lint bench cometbft abci-proto sim lock clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ venv: $(STAMP) ## set up .venv from the hash-locked requirements
 
 demo: $(STAMP) ## a local network of 20 nodes stores DIR, loses six, gets every byte back
 	$(BIN)/python -m dds.apps.demo $(if $(DIR),--dir "$(DIR)")
+
+outages: $(STAMP) ## every region, then every operator of a network of 42 nodes is killed in turn, and 200 objects are read
+	$(BIN)/python -m dds.apps.outages
 
 lint: $(STAMP) ## ruff, mypy --strict, import layers
 	$(BIN)/ruff check src tests benchmarks
