@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 
@@ -57,7 +58,9 @@ class Oracle:
         self.left = self.full
         self.n, self.words = n, words_below(seed)
         self.limits = {label: self.least(label, limits[label]) for label in LABELS}
-        self.aim = next(limit for limit in range(1, n + 2) if limit == self.limits["region"] or self.reaches(limit))
+        bounds, most = self.region_bounds(), self.limits["region"]
+        reaching = (a for a in range(1, most) if sum(min(Fraction(room), Fraction(a), bears) for room, bears in bounds) >= n)
+        self.aim = next(reaching, most)
 
     def least(self, label: str, limit: int) -> int:
         names = [getattr(c, label) for c in self.full]
@@ -65,21 +68,20 @@ class Oracle:
             limit += 1
         return limit
 
-    def reaches(self, limit: int) -> bool:
-        """Whether the regions hold n with `limit` each, counted on for twice their share of the weight at most."""
+    def region_bounds(self) -> list[tuple[int, Fraction]]:
+        """(room, what its weight bears) of each region: twice its share of n where it has several operators, else once."""
         whole = sum(c.weight for c in self.full)
-        held = Fraction(0)
+        bounds = []
         for region in {c.region for c in self.full}:
             inside = [c for c in self.full if c.region == region]
-            rooms = [
-                sum(
-                    min(sum(getattr(c, label) == name for c in inside), self.limits[label])
-                    for name in {getattr(c, label) for c in inside}
-                )
-                for label in ("operator", "subnet")
+            counts = [Counter(getattr(c, label) for c in inside) for label in ("operator", "subnet")]
+            rooms: list[int] = [
+                sum(min(count, self.limits[label]) for count in counted.values())
+                for label, counted in zip(("operator", "subnet"), counts, strict=True)
             ]
-            held += min(*rooms, limit, Fraction(2 * self.n * sum(c.weight for c in inside), whole))
-        return held >= self.n
+            times = 2 if len(counts[0]) > 1 else 1
+            bounds.append((min(rooms), Fraction(times * self.n * sum(c.weight for c in inside), whole)))
+        return bounds
 
     def point(self) -> Candidate:
         return entry_at(self.left, next(self.words)(sum(c.weight for c in self.left)))

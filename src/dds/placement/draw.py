@@ -37,7 +37,7 @@ EXCHANGED_PER_KIND_MAX: Final = 8  # candidates of one operator and region that 
 MISSES_MAX: Final = 16  # words that point at nobody allowed, before the list is cut down to those allowed
 EVEN_ATTEMPTS_MAX: Final = 4  # with one limit of the regions that is lower than the rule's
 EVEN_STEPS_MAX: Final = 2  # such limits that are tried, from the least on
-EVEN_STRETCH: Final = 2  # an even spread counts on no region for more than so often its share of the weight
+EVEN_STRETCH: Final = 2  # an even spread counts on a region of several operators for so often its weight, on others for once
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,17 +176,22 @@ def _even_aim(
 ) -> int:
     """The least limit of the regions under which they could hold `n` more, none of them drawn far beyond its weight.
 
-    Were a region counted on for whatever it has, one node that alone says "here" would be in every segment.
+    Were a region counted on for whatever it has, one operator that says "here is another" would be in every segment.
     """
     weights: defaultdict[str, int] = defaultdict(int)
+    operator_of: dict[str, str] = {}
+    shared: set[str] = set()
     for c, weight in zip(pool, each_weight, strict=True):
         weights[c.region] += weight
+        if operator_of.setdefault(c.region, c.operator) != c.operator:
+            shared.add(c.region)
     total, used = sum(weights.values()), _label_counts(held, "region")
     rooms = _region_rooms(pool, limits)
 
     def reached(limit: int) -> int:
         return sum(
-            min(_room(room, limit, used[region]) * total, EVEN_STRETCH * n * weights[region]) for region, room in rooms.items()
+            min(_room(room, limit, used[region]) * total, n * weights[region] * (EVEN_STRETCH if region in shared else 1))
+            for region, room in rooms.items()
         )
 
     return next((limit for limit in range(1, limits["region"]) if reached(limit) >= n * total), limits["region"])
