@@ -75,7 +75,11 @@ def test_a_redraw_is_derived_with_those_who_hold_the_segment() -> None:
     assert not found.problems
     assert [(each.number, each.indices) for each in found.draws] == [(0, (0, 1, 2, 3, 4, 5)), (1, (4,)), (2, (1,))]
     assert (found.seats[4].how, found.seats[1].how) == ("as drawn by redraw 1", "as drawn by redraw 2")
-    assert [each.reason for each in found.draws[1].drawing.left_out].count(Reason.HOLDS) == 5
+    redraw = found.draws[1].drawing
+    assert [each.reason for each in redraw.left_out].count(Reason.HOLDS) == 5
+    assert {each.node_id for each in redraw.held} == {each.node for each in found.seats if each.index not in (1, 4)} | {
+        found.draws[0].drawing.found.chosen[1]
+    }
 
 
 def test_a_refused_reservation_leaves_no_draw_behind() -> None:

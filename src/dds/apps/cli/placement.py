@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dds.runtime.results import SegmentStat
 
 SHORT_CHARS: Final = 12
-FILE_PROGRESS_BLOCKS: Final = 1_000
+NOBODY_ELSE: Final = "there is nobody else: every node is chosen or a spare"
 
 
 def app() -> typer.Typer:
@@ -236,12 +236,12 @@ def _others(told: Explanation, names: dict[bytes, str], *, everyone: bool) -> st
     if everyone:
         rows = [(_name(each.node_id, names), _not_drawn(each)) for each in told.not_drawn]
         rows += [(_name(each.node_id, names), TEXTS[each.reason]) for each in told.left_out]
-        return table(("not chosen", "because it"), rows)
+        return table(("not chosen", "because it"), rows) if rows else NOBODY_ELSE
     counts = Counter(_full_text(each) for each in told.not_drawn)
     rows = [(f"{count}", f"could have been drawn and was not{text}") for text, count in sorted(counts.items())]
     reasons = Counter(each.reason for each in told.left_out)
     rows += [(f"{reasons[reason]}", text) for reason, text in TEXTS.items() if reasons[reason]]
-    return table(("not chosen", "because each (--all names them)"), rows, right=(0,)) if rows else "everybody was chosen"
+    return table(("not chosen", "because each (--all names them)"), rows, right=(0,)) if rows else NOBODY_ELSE
 
 
 def _not_drawn(place: Place) -> str:
