@@ -26,6 +26,7 @@ from dds.ledger.records import (
     receipt_contract,
 )
 from dds.ledger.rules.settlement import closed_before
+from dds.placement.roles import storage_role
 from dds.primitives.hashing import sha256
 from dds.wire import ledger as wire
 from dds.wire.ledger import StripeRun, stripes_hash
@@ -47,9 +48,10 @@ GEOMETRIES: Final = (  # (width, loss tolerance, stripes)
 
 def reserve(w: World, rng: Random) -> Attempt | None:
     count, (width, tolerance, stripes) = rng.choice((1, 1, 2)), rng.choice(GEOMETRIES)
-    size, price = rent.stripes_bytes(stripes, 0) + rng.choice((0, 0, 1_000)), w.chain.price
+    size = rent.stripes_bytes(stripes, 0) + rng.choice((0, 0, 1_000))
     fit = []
     for name, each in living_contracts(w):
+        price = w.chain.lane(storage_role(each.class_name)).price
         cost = rent.quote(w.params, [size] * width, price, each.term_epochs).total * count
         if price <= each.price_max and cost <= free_escrow(each):
             fit.append((name, each))
@@ -215,7 +217,7 @@ def sponsor(w: World, rng: Random) -> Attempt | None:
             entry = old or msgspec.structs.replace(
                 segment.sponsors[0], contract=contract_name, stripes=0, start_epoch=begins, end_epoch=begins, prepaid=0
             )
-            price = max(segment.price, w.chain.price)
+            price = max(segment.price, w.chain.lane(segment.role).price)
             wanted = msgspec.structs.replace(entry, stripes=entry.stripes | stripes, price=max(entry.price, price))
             end = max(entry.end_epoch, begins + contract.term_epochs)
             cheap = price <= contract.price_max and _affordable(w, contract, segment, wanted, end) is not None
@@ -252,7 +254,7 @@ def extend_segments(w: World, rng: Random) -> Attempt | None:
     name, contract, own = found
     epochs = rng.randint(1, 6)
     for key, segment, entry in own:
-        price = max(entry.price, w.chain.price)
+        price = max(entry.price, w.chain.lane(segment.role).price)
         longer = msgspec.structs.replace(entry, price=price)
         if price <= contract.price_max and _affordable(w, contract, segment, longer, entry.end_epoch + epochs) is not None:
             anyone = w.get(ENDOWMENTS, name) is not None and rng.random() < 0.5

@@ -15,6 +15,7 @@ from dds.ledger.machine import Context, TxResult, apply_block
 from dds.ledger.params import Params
 from dds.ledger.records import ACCOUNTS, BY_PREFIX, CONTRACTS, SEGMENTS, Contract, Segment, SponsorEntry, contract_id
 from dds.ledger.state import State
+from dds.placement.roles import SSN
 from dds.primitives.keys import SigningKey
 from dds.primitives.money import TOKEN
 from dds.primitives.units import MIB
@@ -99,9 +100,9 @@ class MoneyLedger:
         self.commit()
         self.events += done.events
 
-    def change(self, **chain: int) -> None:
-        """What a rule that is not at hand would write into the chain's entry."""
-        self.state.set_chain(**chain)
+    def demand(self, demand_bytes: int, price_max: int, role: str = SSN) -> None:
+        """What reservations of the present epoch would leave behind."""
+        self.state.set_lane(role, demand_bytes=demand_bytes, demand_price_max=price_max)
         self.state.keep()
         self.commit()
 

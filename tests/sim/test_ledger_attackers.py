@@ -17,6 +17,7 @@ from dds.ledger.records import SEGMENTS, Holding
 from dds.ledger.rules.inventory import total_leaves
 from dds.ledger.rules.weights import Wanted, screen
 from dds.ledger.rules.witnesses import beacon_commitment, beacon_of
+from dds.placement.roles import SSN
 from dds.primitives.hashing import sha256
 from dds.primitives.keys import SigningKey
 from dds.primitives.money import MILLION, TOKEN
@@ -266,7 +267,7 @@ def cartel_income(members: int, storers: int, multiple_percent: int) -> tuple[in
     for _ in range(15):
         arena.store(HONEST, 3)
         arena.turn()
-    price = arena.state.chain.price
+    price = arena.state.chain.lane(SSN).price
     arena.close_out(HONEST)
     return arena.wealth(*keys) - before, price
 

@@ -22,6 +22,7 @@ from dds.ledger.records import (
     Account,
     Assignment,
     Holding,
+    Lane,
     Reservation,
     Segment,
     SponsorEntry,
@@ -30,7 +31,7 @@ from dds.ledger.records import (
     contract_id,
     number_key,
 )
-from dds.primitives.money import TOKEN
+from dds.primitives.money import AMOUNT_MAX, TOKEN
 from dds.wire.ledger import Deposit, Endow, StripeRun
 from tests.money_ledger import ANNA, BERT, MoneyLedger, genesis_node, key_of
 
@@ -86,7 +87,9 @@ def test_a_sound_state_has_no_problems(entries: Entries) -> None:
         (CHAIN, b"", {"burned": 1}, "conservation"),
         (NODES, number_key(0), {"pool_free": 0}, "conservation"),
         (ACCOUNTS, BERT.public, {"balance": -1}, "range: Account"),
-        (CHAIN, b"", {"price": -1}, "range: Chain"),
+        (CHAIN, b"", {"treasury": -1}, "range: Chain"),
+        (CHAIN, b"", {"lanes": (Lane(), Lane(price=-1))}, "the asn nodes' lane: price is -1"),
+        (CHAIN, b"", {"lanes": (Lane(demand_bytes=AMOUNT_MAX + 1), Lane())}, "the ssn nodes' lane: demand_bytes"),
         (OPERATORS, BERT.public, {"unbonding": (Unbonding(-1, 0),)}, "negative amount unbonding"),
         (CHAIN, b"", {"emission_budget": 9_000_000 * TOKEN}, "to mint >"),
         (CHAIN, b"", {"minted": 1}, "minted for 0 burned"),

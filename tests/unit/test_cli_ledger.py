@@ -32,7 +32,7 @@ from dds.apps.cli.ledger_text import (
 )
 from dds.apps.cli.main import run
 from dds.apps.cli.market import estimate
-from dds.erasure.geometry import STANDARD
+from dds.erasure.geometry import ARCHIVE, STANDARD
 from dds.ledger import rent
 from dds.ledger.params import Params, devnet_params
 from dds.ledger.records import (
@@ -41,6 +41,7 @@ from dds.ledger.records import (
     Chain,
     Contract,
     Endowment,
+    Lane,
     Node,
     Segment,
     SponsorEntry,
@@ -184,11 +185,14 @@ def test_how_long_an_escrow_lasts_counts_fee_and_reserve_and_leaves_open_reserva
 
 
 def test_a_quote_is_what_the_ledger_would_charge_for_those_stripes() -> None:
-    chain = Chain(price=2000, reference=1500)
+    chain = Chain(lanes=(Lane(price=2000, reference=1500), Lane(price=900, reference=800)))
     found = estimate(HOUR, chain, GIB, "standard", STANDARD, 720)
     assert found.stored == 102 * 16 * MIB + 16 * 419_456  # 102 full stripes, and 4 MiB in a smaller one
     assert found.quote == rent.quote(HOUR, [found.stored], 2000, 720)
     assert found.gib_month(HOUR) == found.quote.total
+    archive = estimate(HOUR, chain, GIB, "archive", ARCHIVE, 720)
+    assert (archive.price, archive.reference) == (900, 800)
+    assert archive.prices == found.prices == {"standard": 2000, "archive": 900}
     tiny = estimate(HOUR, chain, 1, "standard", STANDARD, 1)
     assert (tiny.stored, tiny.quote.rent) == (7, 1)
 
@@ -341,7 +345,8 @@ def test_the_price_and_the_asks_are_shown_the_cheapest_first(idle_desk: LedgerDe
     assert idle_desk.run("market", "asks", "--limit", "1") == exits.OK
     assert "2 more: --limit 3" in capsys.readouterr().err
     assert idle_desk.run("market", "price", "--json") == exits.OK
-    assert json_of(capsys)["ceiling"] == 3 * 1325
+    lanes = json_of(capsys)["lanes"]
+    assert [(name, lane["ceiling"]) for name, lane in lanes.items()] == [("standard", 3 * 1325), ("archive", 3 * 1325)]
 
 
 def test_a_quote_adds_up(idle_desk: LedgerDesk, capsys: Capture) -> None:

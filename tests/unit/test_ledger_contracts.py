@@ -8,6 +8,7 @@ from dds.ledger import rent
 from dds.ledger.money import balance
 from dds.ledger.params import Params
 from dds.ledger.records import contract_id
+from dds.placement.roles import SSN
 from dds.primitives.hashing import sha256
 from dds.primitives.units import MIB
 from dds.wire.ledger import (
@@ -95,7 +96,7 @@ def test_a_price_above_the_limit_reserves_nothing(ledger: Storage) -> None:
 
 
 def test_an_escrow_one_unit_short_reserves_nothing(ledger: Storage) -> None:
-    need = rent.quote(ledger.params, [MIB] * 3, ledger.state.chain.price, TERM).total
+    need = rent.quote(ledger.params, [MIB] * 3, ledger.state.chain.lane(SSN).price, TERM).total
     ledger.ok(ledger.anna, WithdrawEscrow(ledger.contract_id(), DEPOSIT - need + 1))
     result = ledger.send(ledger.anna, Reserve(ledger.contract_id(), 1, 3, 1, MIB))
     assert result.code == "insufficient-escrow" and "0.000000000001 ECHO are missing" in result.message
@@ -104,7 +105,7 @@ def test_an_escrow_one_unit_short_reserves_nothing(ledger: Storage) -> None:
 
 
 def test_what_is_earmarked_can_neither_be_withdrawn_nor_reserved_twice(ledger: Storage) -> None:
-    need = rent.quote(ledger.params, [MIB] * 3, ledger.state.chain.price, TERM).total
+    need = rent.quote(ledger.params, [MIB] * 3, ledger.state.chain.lane(SSN).price, TERM).total
     ledger.ok(ledger.anna, WithdrawEscrow(ledger.contract_id(), DEPOSIT - need))
     (reservation,) = ledger.reserve(size=MIB)
     assert ledger.send(ledger.anna, Reserve(ledger.contract_id(), 1, 3, 1, MIB)).code == "insufficient-escrow"

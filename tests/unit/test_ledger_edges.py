@@ -14,6 +14,7 @@ from dds.ledger.rules import inventory
 from dds.ledger.rules.emission import released
 from dds.ledger.rules.endowments import epoch_cost
 from dds.ledger.state import State
+from dds.placement.roles import SSN
 from dds.primitives.errors import ConfigError, FormatError, UnsupportedVersion
 from dds.primitives.hashing import sha256
 from dds.primitives.money import TOKEN, share_ppm
@@ -171,7 +172,7 @@ def test_epochs_before_a_contract_stored_anything_cost_its_endowment_nothing(led
     ledger.ok(ledger.bert, SpendEndowment(contract))
     endowment = ledger.state.find(ENDOWMENTS, contract)
     assert endowment is not None
-    assert endowment.spent == epoch_cost(ledger.params, ledger.contract(), ledger.state.chain.reference) > 0
+    assert endowment.spent == epoch_cost(ledger.params, ledger.contract(), ledger.state.chain.lane(SSN).reference) > 0
 
 
 def test_what_is_minted_in_an_epoch_is_gone_from_its_budget(ledger: Storage) -> None:
@@ -210,7 +211,7 @@ def test_another_beacon_draws_other_nodes(ledger: Storage) -> None:
 
 
 def test_one_reservation_draws_no_node_beyond_its_collateral(ledger: Storage) -> None:
-    need = rent.collateral(ledger.params, MIB, ledger.state.chain.price)
+    need = rent.collateral(ledger.params, MIB, ledger.state.chain.lane(SSN).price)
     for number in ledger.storing:
         ledger.ok(ledger.operators[number], DrainPool(number, ledger.node(number).pool_free - 3 * need))
     assert ledger.send(ledger.anna, Reserve(ledger.contract_id(), 7, 3, 1, MIB)).code == "not-enough-nodes"
@@ -246,7 +247,7 @@ def test_segments_to_settle_stand_in_ascending_order(ledger: Storage) -> None:
 
 def test_extending_takes_the_last_clearing_price_where_that_is_higher(ledger: Storage) -> None:
     ledger.store()
-    ledger.state.set_chain(price=2 * PRICE)
+    ledger.state.set_lane(SSN, price=2 * PRICE)
     ledger.state.keep()
     ledger.ok(ledger.anna, ExtendSegments(ledger.contract_id(), [ONE], 1))
     entry = entry_of(ledger)
@@ -255,7 +256,7 @@ def test_extending_takes_the_last_clearing_price_where_that_is_higher(ledger: St
 
 def test_joining_anew_takes_the_last_clearing_price_where_that_is_higher(ledger: Storage) -> None:
     ledger.store()
-    ledger.state.set_chain(price=2 * PRICE)
+    ledger.state.set_lane(SSN, price=2 * PRICE)
     ledger.state.keep()
     for key in (ledger.anna, ledger.bert):
         ledger.sponsor(key)

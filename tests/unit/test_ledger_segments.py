@@ -11,6 +11,7 @@ from dds.ledger import rent
 from dds.ledger.records import RESERVATIONS, SEGMENTS, Holding, NodeStatus, receipt_contract
 from dds.ledger.rules import inventory
 from dds.ledger.rules.slashing import fault_node
+from dds.placement.roles import SSN
 from dds.primitives.hashing import sha256
 from dds.primitives.units import MIB
 from dds.wire.ledger import (
@@ -52,7 +53,7 @@ def test_a_draw_names_each_node_once_and_says_which_rules_bend(ledger: Storage) 
     found = ledger.reservation(identifier)
     assert len({*found.chosen, *found.spares}) == 6 and len(found.chosen) == 3
     assert any("too few regions" in bend for bend in found.bends)  # all test nodes share one
-    assert found.price == ledger.state.chain.price
+    assert found.price == ledger.state.chain.lane(SSN).price
 
 
 def test_a_draw_says_how_many_are_not_vetted(ledger: Storage) -> None:
@@ -113,10 +114,10 @@ def test_more_nodes_than_there_are_cannot_be_drawn(ledger: Storage) -> None:
 def test_what_is_reserved_is_the_epochs_demand() -> None:
     ledger = Storage()
     ledger.open()
-    before = ledger.state.chain.demand_bytes
+    before = ledger.state.chain.lane(SSN).demand_bytes
     ledger.reserve(count=2, size=MIB)
-    assert ledger.state.chain.demand_bytes == before + 2 * 3 * MIB
-    assert ledger.state.chain.demand_price_max == ledger.contract().price_max
+    assert ledger.state.chain.lane(SSN).demand_bytes == before + 2 * 3 * MIB
+    assert ledger.state.chain.lane(SSN).demand_price_max == ledger.contract().price_max
 
 
 def test_the_next_reservation_closes_those_that_expired_and_no_other(ledger: Storage) -> None:
@@ -157,7 +158,7 @@ def test_a_reservation_registers_to_its_last_epoch(ledger: Storage, before: int,
 
 def test_what_is_charged_is_what_was_quoted(ledger: Storage) -> None:
     before = ledger.contract().escrow
-    quote = rent.quote(ledger.params, [2 * SLOT] * 3, ledger.state.chain.price, TERM)
+    quote = rent.quote(ledger.params, [2 * SLOT] * 3, ledger.state.chain.lane(SSN).price, TERM)
     ledger.store()
     contract, (sponsor,) = ledger.contract(), ledger.segment().sponsors
     assert before - contract.escrow == quote.total

@@ -11,6 +11,7 @@ from dds.ledger.money import balance
 from dds.ledger.records import ENDOWMENTS, SEGMENTS, STANDINGS, Holding, Run, SponsorEntry, Standing, number_key
 from dds.ledger.rules import emission, inventory
 from dds.ledger.rules.holding import release, touch
+from dds.placement.roles import SSN
 from dds.primitives.hashing import sha256
 from dds.primitives.money import MILLION, TOKEN
 from dds.wire.ledger import (
@@ -347,7 +348,7 @@ def test_extending_charges_the_new_epochs_at_the_present_price_less_what_is_left
     ledger.pass_until(6)
     before, chain = ledger.contract().escrow, ledger.state.chain
     ledger.ok(ledger.anna, ExtendSegments(ledger.contract_id(), [ONE], 5))
-    price = max(PRICE, chain.price)
+    price = max(PRICE, chain.lane(SSN).price)
     sponsor = entry_of(ledger)
     left = -(-3 * PRICE * TERM // 2) - 3 * paid(4)
     cost = -(-3 * price * (16 - 5) // 2) - left  # epochs 5, the first that is not closed, to 15

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,11 +10,14 @@ from msgspec.structs import replace
 
 from dds.ledger.genesis import GenesisNode, GenesisOperator
 from dds.ledger.params import Params
-from dds.ledger.records import OPERATORS, STANDINGS, NodeStatus, Standing, number_key
-from dds.ledger.rules.market import WIDTH, asks, clear, percentile_price
+from dds.ledger.records import OPERATORS, STANDINGS, Lane, NodeStatus, Standing, number_key
+from dds.ledger.rules.market import WIDTHS, asks, clear, percentile_price
+from dds.placement.roles import ASN, SSN
 from dds.primitives.money import AMOUNT_MAX, TOKEN
 from dds.primitives.units import MIB
 from tests.money_ledger import MoneyLedger, genesis_node, key_of
+
+WIDTH = WIDTHS[SSN]
 
 
 def market(*prices: int, bonds: dict[int, int] | None = None, start: int = 1_000, **node_changes: Any) -> MoneyLedger:
@@ -28,12 +32,12 @@ def market(*prices: int, bonds: dict[int, int] | None = None, start: int = 1_000
 
 
 def prices_of(ledger: MoneyLedger) -> tuple[int, int]:
-    return ledger.state.chain.price, ledger.state.chain.reference
+    return ledger.state.chain.lane(SSN).price, ledger.state.chain.lane(SSN).reference
 
 
 def buy(ledger: MoneyLedger, demand_bytes: int, price_max: int) -> None:
     """What reservations of the present epoch leave behind; the next epoch begins."""
-    ledger.change(demand_bytes=demand_bytes, demand_price_max=price_max)
+    ledger.demand(demand_bytes, price_max)
     ledger.go_to(ledger.epoch + 1)
 
 
@@ -96,7 +100,7 @@ def test_suspended_nodes_ask_for_nothing_and_cannot_hold_the_price_down() -> Non
     suspend(ledger, *range(WIDTH))
     assert [ask.number for ask in asks(ledger.state)] == list(range(WIDTH, WIDTH + 20))
     buy(ledger, MIB, 1_000)
-    assert ledger.state.chain.price == 1_000
+    assert ledger.state.chain.lane(SSN).price == 1_000
 
 
 # -- the clearing price -----------------------------------------------------------------------------------------------------
@@ -105,16 +109,16 @@ def test_suspended_nodes_ask_for_nothing_and_cannot_hold_the_price_down() -> Non
 def test_the_price_is_the_highest_ask_that_the_demand_needs() -> None:
     ledger = market(*range(900, 900 + 10 * 40, 10))
     buy(ledger, 25 << 30, 5_000)
-    assert ledger.state.chain.price == 900 + 10 * 24
+    assert ledger.state.chain.lane(SSN).price == 900 + 10 * 24
     buy(ledger, (25 << 30) + 1, 5_000)
-    assert ledger.state.chain.price == 900 + 10 * 25
-    assert (ledger.state.chain.demand_bytes, ledger.state.chain.demand_price_max) == (0, 0)
+    assert ledger.state.chain.lane(SSN).price == 900 + 10 * 25
+    assert (ledger.state.chain.lane(SSN).demand_bytes, ledger.state.chain.lane(SSN).demand_price_max) == (0, 0)
 
 
 def test_demand_lifts_the_price_no_higher_than_the_buyers_own_limit() -> None:
     ledger = market(*([900] * 20), *([2_000] * 20))
     buy(ledger, 30 << 30, 1_100)
-    assert ledger.state.chain.price == 1_100
+    assert ledger.state.chain.lane(SSN).price == 1_100
 
 
 def test_demand_beyond_all_supply_lifts_the_price_to_its_ceiling() -> None:
@@ -134,10 +138,10 @@ def test_a_cartel_of_two_fifths_lifts_nothing_beyond_the_creators_own_limit() ->
     ledger = market(*([1_000] * 24), *([2_000] * 16))
     for _ in range(60):
         buy(ledger, 35 << 30, 1_500)
-        assert ledger.state.chain.price <= 1_500
+        assert ledger.state.chain.lane(SSN).price <= 1_500
     assert prices_of(ledger) == (1_500, 2_000)
     buy(ledger, 10 << 30, 1_500)  # demand that the others can serve pays their price, at once
-    assert ledger.state.chain.price == 1_000
+    assert ledger.state.chain.lane(SSN).price == 1_000
 
 
 # -- never stuck ------------------------------------------------------------------------------------------------------------
@@ -146,13 +150,13 @@ def test_a_cartel_of_two_fifths_lifts_nothing_beyond_the_creators_own_limit() ->
 def test_a_price_below_every_ask_rises_to_where_a_segment_can_be_placed() -> None:
     ledger = market(*range(1_100, 1_100 + 40))
     ledger.go_to(1)
-    assert ledger.state.chain.price == 1_100 + WIDTH - 1
+    assert ledger.state.chain.lane(SSN).price == 1_100 + WIDTH - 1
 
 
 def test_one_cheap_node_does_not_hold_the_price_where_no_segment_fits() -> None:
     ledger = market(1, *([1_000] * 20))
     buy(ledger, MIB, 500)
-    assert ledger.state.chain.price == 1_000
+    assert ledger.state.chain.lane(SSN).price == 1_000
 
 
 def test_cheap_asks_that_take_no_real_segment_cannot_hold_the_price_down() -> None:
@@ -160,10 +164,10 @@ def test_cheap_asks_that_take_no_real_segment_cannot_hold_the_price_down() -> No
     ledger = market(*([1] * 17), *([1_000] * 34), capacity_bytes=2 * MIB)
     for _ in range(5):
         buy(ledger, MIB, 10)
-        assert ledger.state.chain.price == 1
+        assert ledger.state.chain.lane(SSN).price == 1
     ledger = market(*([1] * 16), *([1_000] * 34), capacity_bytes=2 * MIB)
     buy(ledger, MIB, 10)
-    assert ledger.state.chain.price == 1_000
+    assert ledger.state.chain.lane(SSN).price == 1_000
 
 
 def test_asks_far_above_the_reference_are_reached_in_time() -> None:
@@ -199,13 +203,13 @@ def test_a_network_without_asks_keeps_its_reference() -> None:
 def test_the_reference_moves_at_most_two_percent_an_epoch(asked: int, reference: int) -> None:
     ledger = market(*([asked] * 20))
     ledger.go_to(1)
-    assert ledger.state.chain.reference == reference
+    assert ledger.state.chain.lane(SSN).reference == reference
 
 
 def test_a_small_reference_moves_by_one_unit_at_least() -> None:
     ledger = market(*([20] * 20), start=10)
     ledger.go_to(3)
-    assert ledger.state.chain.reference == 13
+    assert ledger.state.chain.lane(SSN).reference == 13
 
 
 def test_the_reference_is_where_two_thirds_of_the_bonds_ask_no_more() -> None:
@@ -222,6 +226,94 @@ def test_many_nodes_behind_one_bond_weigh_as_much_as_one() -> None:
     bonds = [GenesisOperator(one.public, 300 * TOKEN, ()), GenesisOperator(crowd.public, 100 * TOKEN, ())]
     ledger = MoneyLedger(*nodes, operators=bonds)
     assert percentile_price(asks(ledger.state), 666_667) == 10
+
+
+# -- lanes ------------------------------------------------------------------------------------------------------------------
+
+
+def two_lanes(standard: Sequence[int], archive: Sequence[int], both: Sequence[int] = ()) -> MoneyLedger:
+    """Asks by what the node stores for; 1 GiB each."""
+    named = [
+        (price, roles) for prices, roles in ((standard, (SSN,)), (archive, (ASN,)), (both, (ASN, SSN))) for price in prices
+    ]
+    keys = [key_of(f"operator {at}") for at in range(len(named))]
+    nodes = [
+        genesis_node(f"node {at}", key, price, capacity_bytes=1 << 30, roles=roles)
+        for at, (key, (price, roles)) in enumerate(zip(keys, named, strict=True))
+    ]
+    operators = [GenesisOperator(key.public, 100 * TOKEN, ("r",)) for key in keys]
+    return MoneyLedger(*nodes, params=Params(price_start=1_000), operators=operators)
+
+
+def lane_prices(ledger: MoneyLedger) -> list[tuple[int, int]]:
+    return [(lane.price, lane.reference) for lane in ledger.state.chain.lanes]
+
+
+def test_each_lane_clears_among_its_own_nodes() -> None:
+    ledger = two_lanes([2_000] * 20, [1_500] * 40)
+    ledger.go_to(1)
+    assert lane_prices(ledger) == [(2_000, 1_020), (1_500, 1_020)]
+    ledger.go_to(100)
+    assert lane_prices(ledger) == [(2_000, 2_000), (1_500, 1_500)]
+
+
+@pytest.mark.parametrize(("role", "prices"), [(SSN, [1_190, 1_000]), (ASN, [1_000, 1_190])])
+def test_demand_in_one_lane_moves_no_price_in_the_other(role: str, prices: list[int]) -> None:
+    asked = [900] * 40 + [1_190] * 20
+    ledger = two_lanes(asked, asked)
+    ledger.demand(50 << 30, 5_000, role)
+    ledger.go_to(1)
+    assert [lane.price for lane in ledger.state.chain.lanes] == prices
+    assert [lane.demand_bytes for lane in ledger.state.chain.lanes] == [0, 0]
+
+
+def test_a_node_of_both_roles_has_one_ask_that_stands_in_both_lanes() -> None:
+    ledger = two_lanes([], [], [1_500] * 40)
+    assert [ask.roles for ask in asks(ledger.state)] == [(ASN, SSN)] * 40
+    ledger.go_to(1)
+    assert lane_prices(ledger) == [(1_500, 1_020)] * 2
+
+
+def test_a_lanes_price_reaches_as_many_nodes_as_its_class_draws() -> None:
+    ladder = range(1_100, 1_140)
+    ledger = two_lanes(ladder, ladder)
+    ledger.go_to(1)
+    assert [lane.price for lane in ledger.state.chain.lanes] == [1_100 + 15, 1_100 + 31]  # 10+6 and 16+16
+
+
+def test_a_lane_in_which_nobody_sells_keeps_its_price() -> None:
+    ledger = two_lanes([900] * 20, [])
+    ledger.go_to(10)
+    assert ledger.state.chain.lane(ASN) == Lane(price=1_000, reference=1_000)
+    ledger.demand(MIB, 5_000, ASN)
+    ledger.go_to(11)
+    assert ledger.state.chain.lane(ASN).price == 3_000  # its ceiling: what is wanted cannot be had below
+
+
+def test_a_cartel_of_archive_nodes_lifts_no_standard_price() -> None:
+    ledger = two_lanes([1_000] * 20, [10**9] * 40)
+    ledger.go_to(500)
+    standard, archive = lane_prices(ledger)
+    assert standard == (1_000, 1_000) and archive[1] > 10**6
+
+
+def test_a_pause_of_both_lanes_ends_where_stepping_does() -> None:
+    paused, stepped = (two_lanes([900] * 10 + [4_000] * 10, [100] * 30 + [5_000] * 9, [7_000] * 3) for _ in range(2))
+    for ledger in (paused, stepped):
+        ledger.demand(12 << 30, 2_500)
+        ledger.demand(31 << 30, 4_500, ASN)
+    paused.go_to(60)
+    for epoch in range(1, 61):
+        stepped.go_to(epoch)
+    assert paused.base == stepped.base
+
+
+def test_each_lanes_change_is_told_by_its_name() -> None:
+    ledger = two_lanes([1_000] * 20, [1_000] * 40)
+    ledger.demand(AMOUNT_MAX, AMOUNT_MAX, ASN)
+    ledger.go_to(1)
+    told = [event.detail for event in ledger.events if event.name == "price"]
+    assert told == ["archive: 3000 per MiB-epoch from epoch 1 on, before 1000; reference 1000"]
 
 
 # -- pauses -----------------------------------------------------------------------------------------------------------------
@@ -253,7 +345,7 @@ def test_a_pause_ends_where_stepping_through_it_does(length: int, asked: list[in
     paused, stepped = market(*asked), market(*asked)
     for ledger in (paused, stepped):
         jail(ledger, jailed)
-        ledger.change(demand_bytes=12 << 30, demand_price_max=2_500)
+        ledger.demand(12 << 30, 2_500)
     paused.go_to(length)
     for epoch in range(1, length + 1):
         stepped.go_to(epoch)
@@ -263,7 +355,7 @@ def test_a_pause_ends_where_stepping_through_it_does(length: int, asked: list[in
 
 def test_only_the_first_epoch_of_a_pause_has_demand() -> None:
     ledger = market(*([1_500] * 20))
-    ledger.change(demand_bytes=AMOUNT_MAX, demand_price_max=AMOUNT_MAX)
+    ledger.demand(AMOUNT_MAX, AMOUNT_MAX)
     clear(ledger.state, 0, 50)
     assert prices_of(ledger) == (3 * 1_020, 1_500)
 
@@ -294,6 +386,6 @@ def test_a_price_is_told_when_it_changes_and_not_when_it_stays() -> None:
     ledger = market(*([900] * 20))
     ledger.go_to(100)
     told = [event.detail for event in ledger.events if event.name == "price"]
-    assert told[0] == "1000 per MiB-epoch from epoch 1 on, before 1000; reference 980"
+    assert told[0] == "standard: 1000 per MiB-epoch from epoch 1 on, before 1000; reference 980"
     ledger.go_to(200)
     assert [event.detail for event in ledger.events if event.name == "price"] == told

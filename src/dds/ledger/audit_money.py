@@ -20,6 +20,7 @@ from dds.ledger.records import (
     CONTRACTS,
     DEPOSITS,
     ENDOWMENTS,
+    LANES,
     NODES,
     NUMBERS,
     OPERATORS,
@@ -51,7 +52,6 @@ COUNTERS: Final[tuple[tuple[Table[Any], tuple[str, ...]], ...]] = (
     (DEPOSITS, ("amount", "leaving")),
     (PAID, ("amount",)),
     (CHAIN, ("minted", "burned", "burned_for_subsidy", "treasury", "repair_reserve", "emission_budget", "subsidy_due")),
-    (CHAIN, ("price", "reference", "demand_bytes", "demand_price_max")),
 )  # what may never be negative, nor beyond what an amount can be
 
 
@@ -99,6 +99,10 @@ def _ranges(tables: dict[bytes, dict[bytes, Any]]) -> Problems:
             for name in names:
                 if not 0 <= getattr(record, name) <= AMOUNT_MAX:
                     yield f"range: {table.kind.__name__} {key.hex()[:16]}: {name} is {getattr(record, name)}"
+    for role, lane in zip(LANES, tables[CHAIN.prefix][b""].lanes, strict=True):
+        for name in lane.__struct_fields__:
+            if not 0 <= getattr(lane, name) <= AMOUNT_MAX:
+                yield f"range: the {role} nodes' lane: {name} is {getattr(lane, name)}"
     for key, operator in tables[OPERATORS.prefix].items():
         if any(part.amount < 0 for part in operator.unbonding):
             yield f"range: operator {key.hex()[:16]} has a negative amount unbonding"

@@ -10,12 +10,14 @@ from dds.ledger.params import Params
 from dds.ledger.records import (
     ACCOUNTS,
     CHAIN,
+    LANES,
     NODES,
     NUMBERS,
     OPERATORS,
     PARAMS,
     Account,
     Chain,
+    Lane,
     Node,
     NumberOf,
     Operator,
@@ -90,8 +92,8 @@ def apply_genesis(state: State, genesis: Genesis) -> None:
     _check(supply <= genesis.params.supply_cap, "more money than the supply's cap")
     leaves, window = genesis.params.unbonding_epochs, genesis.params.evidence_epochs
     _check(leaves >= window, f"bond leaves after {leaves} epochs, evidence holds for {window}: it would come too late")
-    price = genesis.params.price_start
-    chain = Chain(nodes=len(genesis.nodes), genesis_supply=supply, price=price, reference=price, network=genesis.network)
+    lanes = (Lane(price=genesis.params.price_start, reference=genesis.params.price_start),) * len(LANES)
+    chain = Chain(nodes=len(genesis.nodes), genesis_supply=supply, lanes=lanes, network=genesis.network)
     state.put(CHAIN, b"", chain)
     state.keep()
 

@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import Any, Final, Generic, TypeVar
 
 from dds.ledger.params import Params
-from dds.placement.roles import SSN
+from dds.placement.roles import ASN, SSN
 from dds.primitives.hashing import tagged_hash
 from dds.wire.codec import Message
 from dds.wire.ledger import StripeRun
@@ -236,6 +236,18 @@ class LossVotes(Message, frozen=True):
     votes: int  # bit i: committee[i]
 
 
+class Lane(Message, frozen=True):
+    """What is bought and sold among the nodes of one storing role, apart from the others."""
+
+    price: int = 0  # the last clearing price, per MiB-epoch
+    reference: int = 0
+    demand_bytes: int = 0  # reserved in the present epoch, all fragments
+    demand_price_max: int = 0  # the highest limit among those who reserved
+
+
+LANES: Final = (SSN, ASN)  # by the role that sells in it, in the order of `Chain.lanes`
+
+
 class Chain(Message, frozen=True):
     """What there is one of. Money that no account, contract or node holds is here."""
 
@@ -250,12 +262,13 @@ class Chain(Message, frozen=True):
     emission_budget: int = 0  # may be minted, not minted yet
     subsidy_due: int = 0  # by all active assignments, an epoch
     subsidy_scale_ppm: int = 1_000_000  # of it, in the present epoch
-    price: int = 0  # the last clearing price, per MiB-epoch
-    reference: int = 0
-    demand_bytes: int = 0  # reserved in the present epoch, all fragments
-    demand_price_max: int = 0  # the highest limit among those who reserved
+    lanes: tuple[Lane, ...] = (Lane(),) * len(LANES)  # prices, in the order of LANES
     beacon_mix: bytes = bytes(32)
     network: str = ""  # its name: in everything that is signed
+
+    def lane(self, role: str) -> Lane:
+        """What the nodes of this storing role sell in."""
+        return self.lanes[LANES.index(role)]
 
 
 class Page(Message, frozen=True):

@@ -14,7 +14,7 @@ import msgspec
 from dds.ledger.events import Event
 from dds.ledger.faults import Refused
 from dds.ledger.params import Params
-from dds.ledger.records import BY_PREFIX, CHAIN, NODES, NUMBERS, PARAMS, Chain, Node, Table, V, number_key
+from dds.ledger.records import BY_PREFIX, CHAIN, LANES, NODES, NUMBERS, PARAMS, Chain, Node, Table, V, number_key
 
 _encoder = msgspec.msgpack.Encoder()
 _decoders: dict[bytes, msgspec.msgpack.Decoder[Any]] = {
@@ -81,6 +81,10 @@ class State:
 
     def set_chain(self, **changes: Any) -> None:
         self.put(CHAIN, b"", msgspec.structs.replace(self.chain, **changes))
+
+    def set_lane(self, role: str, **changes: Any) -> None:
+        lanes = zip(LANES, self.chain.lanes, strict=True)
+        self.set_chain(lanes=tuple(msgspec.structs.replace(lane, **changes) if each == role else lane for each, lane in lanes))
 
     @property
     def epoch(self) -> int:

@@ -210,19 +210,19 @@ class ContractDesk:
         return offer, contract
 
     def _offer(self, data_bytes: int, chain: Chain, contract: Contract | None, account: Account) -> Offer:
-        limit = self.price_max
+        lane, limit = chain.lane(storage_role(self.class_name)), self.price_max
         if limit is None:
-            limit = chain.price * PRICE_HEADROOM if contract is None else contract.price_max
-        self._price = min(limit, chain.price + share_ppm(chain.price, PRICE_SLACK_PPM))
+            limit = lane.price * PRICE_HEADROOM if contract is None else contract.price_max
+        self._price = min(limit, lane.price + share_ppm(lane.price, PRICE_SLACK_PPM))
         bound = put_quote(self._params, self.geometry, data_bytes, self._price, self._epochs)
-        if chain.price > limit:
+        if lane.price > limit:
             raise InputError(
-                f"the price is {format_tokens(price_per_tib_month(chain.price))} per TiB and 720 epochs, above your limit",
+                f"the price is {format_tokens(price_per_tib_month(lane.price))} per TiB and 720 epochs, above your limit",
                 hint="raise --max-price, or wait: dds market price",
             )
         escrow = 0 if contract is None else contract.escrow - contract.reserved
         deposit = max(0, bound.total - escrow)
-        return Offer(bound, chain.price, limit, chain.reference, escrow, account.balance, deposit, self._params.epoch_ms)
+        return Offer(bound, lane.price, limit, lane.reference, escrow, account.balance, deposit, self._params.epoch_ms)
 
     def _agree(self, contract: Contract | None, offer: Offer) -> None:
         """What the ledger is told with the first thing that is paid for: a put that stores nothing moves nothing."""
@@ -383,12 +383,12 @@ class ContractDesk:
         try:
             async with self._one:
                 if ours is None or wanted & ~ours.stripes:
-                    joins_at = max(segment.price, chain.price)
+                    joins_at = max(segment.price, chain.lane(segment.role).price)
                     needed = quote(self._params, sizes, joins_at, self._epochs).total
                     body: AnyBody = Sponsor(self._contract, segment_id, wanted.to_bytes(8, "little"))
                     self._charge(await self._paying(needed, body), joins_at)
                 elif ours.end_epoch < end:
-                    more, price = end - ours.end_epoch, max(ours.price, chain.price)
+                    more, price = end - ours.end_epoch, max(ours.price, chain.lane(segment.role).price)
                     needed = quote(self._params, sizes, price, self._epochs).total
                     body = ExtendSegments(self._contract, [segment_id], more)
                     self._charge(await self._paying(needed, body), price)

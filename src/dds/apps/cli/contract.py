@@ -153,6 +153,7 @@ def open_contract(
     """Open the wallet's contract of a class. Without --term 30 days, without --price-max twice the price now."""
     from dds.erasure.geometry import ARCHIVE_CLASS, ARCHIVES, class_geometry
     from dds.ledger.records import contract_id
+    from dds.placement.roles import storage_role
     from dds.wire.ledger import OpenContract
 
     if class_name == ARCHIVE_CLASS and k is None and m is None:
@@ -162,7 +163,7 @@ def open_contract(
     async def work(desk: Desk) -> None:
         params, chain = await desk.params(), await desk.chain()
         epochs = parse_span(term or "30d", params)
-        price = parse_price(price_max, params) if price_max is not None else 2 * chain.price
+        price = parse_price(price_max, params) if price_max is not None else 2 * chain.lane(storage_role(class_name)).price
         terms = f"{class_name} {geometry}, term {span_text(epochs, params)}, at most {price_text(price, params)}"
         confirm(session, f"open {terms}, with {format_tokens(units)} in escrow?", yes=yes or units == 0)
         done = await desk.send(OpenContract(class_name, geometry.k, geometry.m, epochs, price, units))

@@ -114,9 +114,11 @@ def _show(session: Session, contract: str | None, wallet: str | None) -> None:
 async def coverage_of(desk: Desk, contract: bytes, record: Contract) -> Coverage:
     from dds.ledger.records import ENDOWMENTS
     from dds.ledger.records import Endowment as Empty
+    from dds.placement.roles import storage_role
 
     chain, params = await desk.chain(), await desk.params()
-    return coverage(contract, record, await desk.client.find(ENDOWMENTS, contract) or Empty(), chain.reference, params)
+    reference = chain.lane(storage_role(record.class_name)).reference
+    return coverage(contract, record, await desk.client.find(ENDOWMENTS, contract) or Empty(), reference, params)
 
 
 def coverage(contract: bytes, record: Contract, endowment: Endowment, reference: int, params: Params) -> Coverage:

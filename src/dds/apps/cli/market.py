@@ -33,7 +33,7 @@ from dds.primitives.units import GIB, human_bytes
 if TYPE_CHECKING:
     from dds.erasure.geometry import Geometry
     from dds.ledger.params import Params
-    from dds.ledger.records import Chain, Node
+    from dds.ledger.records import Chain, Lane, Node
     from dds.ledger.rent import Quote
 
 LIMIT_DEFAULT: Final = 50
@@ -52,6 +52,7 @@ class Estimate:
     epochs: int
     price: int
     reference: int
+    prices: dict[str, int]  # of every lane, by its name
     quote: Quote
 
     def gib_month(self, params: Params) -> int:
@@ -72,7 +73,7 @@ def asks(
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many rows.")] = LIMIT_DEFAULT,
     every: Annotated[bool, typer.Option("--all", help="Also nodes that take nothing new.")] = False,
 ) -> None:
-    """Show what nodes ask, the cheapest first."""
+    """Show what nodes ask and in which lane, the cheapest first."""
 
     async def work(desk: Desk) -> tuple[list[Node], list[str], int, int]:
         from dds.ledger.records import NODES, STANDINGS, number_key
@@ -86,7 +87,7 @@ def asks(
         return shown, [score_text(standing, params) for standing in standings], len(found), chain.nodes - len(keys)
 
     shown, scores, count, unseen = with_ledger(session, work)
-    data = [{**fields(node), "score": score} for node, score in zip(shown, scores, strict=True)]
+    data = [{**fields(node), "lanes": lanes_of(node), "score": score} for node, score in zip(shown, scores, strict=True)]
     text = _ask_table(shown, scores) if shown else "no node offers space now"
     session.result({"asks": data, "more": count - len(shown), "not_looked_at": unseen}, text)
     if count > len(shown):
@@ -96,28 +97,31 @@ def asks(
 
 
 def price(session: Session) -> None:
-    """Show the price now, the reference that bounds it, and the present epoch's demand."""
+    """Show each lane's price now, the reference that bounds it, and the present epoch's demand."""
 
     async def work(desk: Desk) -> tuple[Chain, Params]:
         return await desk.chain(), await desk.params()
 
     chain, params = with_ledger(session, work)
-    ceiling = params.price_ceiling_multiple * chain.reference
-    data = {
-        "epoch": chain.epoch,
-        "price": chain.price,
-        "reference": chain.reference,
-        "ceiling": ceiling,
-        "demand_bytes": chain.demand_bytes,
-    }
-    pairs = [
-        ("price now", price_text(chain.price, params)),
-        ("reference", f"{chain.reference:,}, moves by {ppm_text(params.reference_step_ppm)} an epoch at most"),
-        ("ceiling", f"{ceiling:,}, {params.price_ceiling_multiple} x the reference"),
-        ("demand", f"{human_bytes(chain.demand_bytes)} of fragments reserved in epoch {chain.epoch:,}"),
-        ("epoch", f"{duration_text(params.epoch_ms)}"),
+    lanes = {name: _lane_data(chain.lane(role), params) for role, name in lane_names().items()}
+    text = f"{_lane_table(lanes, params)}\n\nepoch {chain.epoch:,}, {duration_text(params.epoch_ms)} each"
+    session.result({"epoch": chain.epoch, "lanes": lanes}, text)
+
+
+def _lane_data(lane: Lane, params: Params) -> dict[str, int]:
+    ceiling = params.price_ceiling_multiple * lane.reference
+    return {"price": lane.price, "reference": lane.reference, "ceiling": ceiling, "demand_bytes": lane.demand_bytes}
+
+
+def _lane_table(lanes: dict[str, dict[str, int]], params: Params) -> str:
+    step = ppm_text(params.reference_step_ppm)
+    rows = [
+        ("price now", *(price_text(lane["price"], params) for lane in lanes.values())),
+        ("reference", *(f"{lane['reference']:,}, moves by {step} an epoch at most" for lane in lanes.values())),
+        ("ceiling", *(f"{lane['ceiling']:,}, {params.price_ceiling_multiple} x the reference" for lane in lanes.values())),
+        ("demand", *(f"{human_bytes(lane['demand_bytes'])} of fragments reserved now" for lane in lanes.values())),
     ]
-    session.result(data, facts(pairs))
+    return table(("", *lanes), rows)
 
 
 def quote(
@@ -149,6 +153,18 @@ def quote(
     session.result({**fields(found), **total}, describe(found, params))
 
 
+def lane_names() -> dict[str, str]:
+    """By storing role, how people call its part of the market."""
+    from dds.ledger.rules.market import LANE_NAMES
+
+    return LANE_NAMES
+
+
+def lanes_of(node: Node) -> list[str]:
+    """The parts of the market that a node's ask stands in."""
+    return [name for role, name in lane_names().items() if role in node.roles]
+
+
 def is_offer(node: Node) -> bool:
     """Whether a draw may choose it: it stores, is active, and has room."""
     from dds.ledger.records import NodeStatus
@@ -161,12 +177,15 @@ def estimate(params: Params, chain: Chain, size: int, class_name: str, geometry:
     """The ledger's quote for the stripes that `size` bytes are cut into."""
     from dds.erasure.geometry import last_stripe, stored_bytes
     from dds.ledger import rent
+    from dds.placement.roles import storage_role
 
     full, rest = divmod(size, geometry.stripe_bytes)
     stored = full * geometry.n * (geometry.stripe_bytes // geometry.k)
     stored += stored_bytes([last_stripe(geometry, rest)]) if rest else 0
-    made = rent.quote(params, [stored], chain.price, epochs)
-    return Estimate(size, class_name, geometry, stored, epochs, chain.price, chain.reference, made)
+    lane = chain.lane(storage_role(class_name))
+    prices = {name: chain.lane(role).price for role, name in lane_names().items()}
+    made = rent.quote(params, [stored], lane.price, epochs)
+    return Estimate(size, class_name, geometry, stored, epochs, lane.price, lane.reference, prices, made)
 
 
 def describe(found: Estimate, params: Params) -> str:
@@ -184,12 +203,13 @@ def describe(found: Estimate, params: Params) -> str:
             ("per GiB-month", f"{about_tokens(found.gib_month(params))} for each GiB of content and 30 days"),
             ("price now", price_text(found.price, params)),
             ("reference", f"{found.reference:,} per MiB-epoch"),
+            ("lanes", ", ".join(f"{name} {each:,}" for name, each in found.prices.items()) + " per MiB-epoch"),
         ]
     )
 
 
 def _ask_table(nodes: list[Node], scores: list[str]) -> str:
-    head = ("node", "ask", "free", "of", "longest term", "region", "pool free", "score", "roles", "NodeID")
+    head = ("node", "ask", "free", "of", "longest term", "region", "pool free", "score", "sells", "roles", "NodeID")
     rows = [
         (
             node.number,
@@ -200,6 +220,7 @@ def _ask_table(nodes: list[Node], scores: list[str]) -> str:
             node.region,
             format_tokens(node.pool_free),
             score,
+            "+".join(lanes_of(node)),
             "+".join(node.roles),
             id_text(node.node_id),
         )

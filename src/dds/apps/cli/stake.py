@@ -6,6 +6,7 @@ tokens, prices the ledger's (base units per MiB-epoch) or tokens per TiB of frag
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -22,7 +23,7 @@ from dds.primitives.units import human_bytes
 
 if TYPE_CHECKING:
     from dds.ledger.params import Params
-    from dds.ledger.records import Node, Operator
+    from dds.ledger.records import Chain, Node, Operator
 
 AmountArgument = Annotated[str, typer.Argument(metavar="AMOUNT", help="Tokens, for example 100 or 0.25.")]
 NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="A NodeID, a number on the ledger, or a devnet's node-03.")]
@@ -146,7 +147,8 @@ def register(
 ) -> None:
     """Put this home's node on the ledger, under the wallet as its operator.
 
-    Roles, region, subnet and capacity are those of node.toml. Without --ask the price now, without --term 365 days.
+    Roles, region, subnet and capacity are those of node.toml. Without --ask the price now, of a node with two storing roles
+    the lower one; without --term 365 days.
     """
     from dds.apps.cli.node_home import load
     from dds.storage.keyfile import load_key
@@ -159,7 +161,7 @@ def register(
 
     async def work(desk: Desk) -> None:
         params, chain, head = await desk.params(), await desk.chain(), await desk.client.head()
-        price = parse_price(ask, params) if ask is not None else chain.price
+        price = parse_price(ask, params) if ask is not None else price_now(chain, roles)
         epochs = parse_span(term or TERM_DEFAULT, params)
         pays = desk.account(payout) if payout is not None else desk.key.public
         terms = f"{human_bytes(size)} for {price_text(price, params)}, up to {span_text(epochs, params)}"
@@ -286,6 +288,13 @@ def node_table(nodes: list[Node], scores: list[str], vetting: list[str]) -> str:
         for node, score, progress in zip(nodes, scores, vetting, strict=True)
     ]
     return table(head, rows, right=(0, 3, 4, 5, 6, 7, 8, 9))
+
+
+def price_now(chain: Chain, roles: Sequence[str]) -> int:
+    """What a node of these roles sells at now: in the cheaper of its lanes, so that it is drawn in each."""
+    from dds.ledger.records import LANES
+
+    return min(chain.lane(role).price for role in ([each for each in LANES if each in roles] or LANES[:1]))
 
 
 def score_text(standing: Any, params: Params) -> str:

@@ -17,6 +17,7 @@ from dds.ledger.money import debit
 from dds.ledger.params import EPOCHS_PER_YEAR, RATE_DIVISOR, Params
 from dds.ledger.records import CONTRACTS, ENDOWMENTS, Contract, Endowment
 from dds.ledger.state import State
+from dds.placement.roles import storage_role
 from dds.primitives.errors import InputError
 from dds.primitives.money import MILLION, mul_div_ceil
 from dds.wire.ledger import Endow, SpendEndowment, Tx
@@ -134,7 +135,7 @@ def spend_due(state: State, contract_id: bytes) -> None:
     if contract.cancelled_epoch >= 0:
         return
     epochs = state.epoch - endowment.spent_through
-    cost = epoch_cost(state.params, contract, state.chain.reference)
+    cost = epoch_cost(state.params, contract, state.chain.lane(storage_role(contract.class_name)).reference)
     amount = spendable(endowment.pool, cost, epochs, state.params.spend_multiple * state.params.cost_decline_ppm)
     left = replace(endowment, pool=endowment.pool - amount, spent=endowment.spent + amount, spent_through=state.epoch)
     state.put(ENDOWMENTS, contract_id, left)

@@ -1,8 +1,9 @@
-"""The market: what nodes ask, what was bought, and from both the next epoch's one price.
+"""The market: what nodes ask, what was bought, and from both the next epoch's one price in each lane.
 
-Decides the clearing price and the reference price at each epoch's end. A buy happens at once, at the price that stands, among
-the asks at or below it (`weights.screen`); what an epoch bought only moves the price of the next. The creator's own limit
-is checked where it buys: no rule here can make anybody pay more than that.
+Decides the clearing price and the reference price at each epoch's end, in one lane for storage nodes and one for archive
+nodes: each has its asks, its demand and its prices, and a node of both roles sells in both. A buy happens at once, at the price
+that stands, among the asks at or below it (`weights.screen`); what an epoch bought only moves the price of the next. The
+creator's own limit is checked where it buys: no rule here can make anybody pay more than that.
 Source: docs/spec/ledger.md, "Market".
 """
 
@@ -15,14 +16,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, Protocol
 
+from dds.erasure.geometry import ARCHIVE, STANDARD
 from dds.ledger.params import RATE_DIVISOR, Params
 from dds.ledger.records import (
     CHAIN,
+    LANES,
     NODES,
     OPERATORS,
     PARAMS,
     STANDINGS,
     Chain,
+    Lane,
     Node,
     NodeStatus,
     Operator,
@@ -32,11 +36,12 @@ from dds.ledger.records import (
 )
 from dds.ledger.rules.standing import is_suspended
 from dds.ledger.state import State
-from dds.placement.roles import STORAGE_ROLES
+from dds.placement.roles import ASN, SSN, STORAGE_ROLES
 from dds.primitives.money import AMOUNT_MAX, MILLION, mul_div_ceil, share_ppm
 from dds.primitives.units import MIB
 
-WIDTH: Final = 16  # nodes that must be had at the price: those of one segment in the default class
+WIDTHS: Final = {SSN: STANDARD.n, ASN: ARCHIVE.n}  # nodes that must be had at the price: those of one segment
+LANE_NAMES: Final = {SSN: "standard", ASN: "archive"}  # for people
 OFFER_BYTES_MIN: Final = MIB  # who has room or collateral for less offers nothing
 PRICE_MIN: Final = 1  # a price of 0 could never rise by a share of itself
 
@@ -55,6 +60,7 @@ class Ask:
     bond: int  # its operator's
     free_bytes: int  # room that its collateral pool can back as well
     term_epochs_max: int
+    roles: tuple[str, ...]  # the storing ones, ascending: in which lanes it stands
 
 
 # -- asks -------------------------------------------------------------------------------------------------------------------
@@ -90,7 +96,8 @@ def ask_of(node: Node, operator: Operator | None, params: Params, epoch: int) ->
     free = min(node.capacity_bytes - node.promised_bytes, backed)
     if free < OFFER_BYTES_MIN:
         return None
-    return Ask(price, node.number, node.operator, operator.bond, free, node.term_epochs_max)
+    roles = tuple(role for role in node.roles if role in STORAGE_ROLES)
+    return Ask(price, node.number, node.operator, operator.bond, free, node.term_epochs_max, roles)
 
 
 # -- the epoch's end --------------------------------------------------------------------------------------------------------
@@ -98,25 +105,35 @@ def ask_of(node: Node, operator: Operator | None, params: Params, epoch: int) ->
 
 def clear(state: State, ending: int, beginning: int) -> None:
     """The prices of the epoch that begins, from what the one that ends has bought; any epochs between bought nothing."""
-    chain, params = state.chain, state.params
-    price, reference = chain.price, chain.reference
-    demand = Demand(chain.demand_bytes, chain.demand_price_max)
+    lanes = dict(zip(LANES, state.chain.lanes, strict=True))
+    demands = {role: Demand(lane.demand_bytes, lane.demand_price_max) for role, lane in lanes.items()}
     for first, end in _spans(state, ending + 1, beginning + 1):
-        offers = asks_at(state, first)
-        target = percentile_price(offers, params.reference_percentile_ppm)
-        least = percentile_price(offers, MILLION - params.reference_percentile_ppm) or PRICE_MIN
-        for _ in range(first, end):
-            before = price, reference
-            reference = next_reference(reference, target, params.reference_step_ppm)
-            price = next_price(offers, demand, price, least, ceiling(reference, params))
-            demand = NO_DEMAND
-            if (price, reference) == before:
-                break  # nothing moves any more before the asks do
-    if (price, reference) != (chain.price, chain.reference):
-        state.emit(
-            "price", detail=f"{price} per MiB-epoch from epoch {beginning} on, before {chain.price}; reference {reference}"
-        )
-    state.set_chain(price=price, reference=reference, demand_bytes=0, demand_price_max=0)
+        standing = asks_at(state, first)
+        for role in LANES:
+            offers = [ask for ask in standing if role in ask.roles]
+            lanes[role] = _cleared(state.params, lanes[role], offers, demands[role], WIDTHS[role], end - first)
+        demands = dict.fromkeys(LANES, NO_DEMAND)
+    for role, before in zip(LANES, state.chain.lanes, strict=True):
+        after = lanes[role]
+        if (after.price, after.reference) != (before.price, before.reference):
+            moved = f"{after.price} per MiB-epoch from epoch {beginning} on, before {before.price}; reference {after.reference}"
+            state.emit("price", detail=f"{LANE_NAMES[role]}: {moved}")
+    state.set_chain(lanes=tuple(lanes.values()))
+
+
+def _cleared(params: Params, lane: Lane, offers: Sequence[Ask], demand: Demand, width: int, epochs: int) -> Lane:
+    """So many epochs in which these asks stand, the first of them with `demand`."""
+    price, reference = lane.price, lane.reference
+    target = percentile_price(offers, params.reference_percentile_ppm)
+    least = percentile_price(offers, MILLION - params.reference_percentile_ppm) or PRICE_MIN
+    for _ in range(epochs):
+        before = price, reference
+        reference = next_reference(reference, target, params.reference_step_ppm)
+        price = next_price(offers, demand, price, least, ceiling(reference, params), width)
+        demand = NO_DEMAND
+        if (price, reference) == before:
+            break  # nothing moves any more before the asks do
+    return Lane(price=price, reference=reference)
 
 
 def _spans(state: State, first: int, end: int) -> Iterator[tuple[int, int]]:
@@ -173,15 +190,16 @@ def next_reference(reference: int, target: int | None, step_ppm: int) -> int:
     return max(PRICE_MIN, reference - step, min(target, reference + step))
 
 
-def next_price(offers: Sequence[Ask], demand: Demand, price: int, least: int, most: int) -> int:
+def next_price(offers: Sequence[Ask], demand: Demand, price: int, least: int, most: int, width: int) -> int:
     """The uniform price: the highest ask among the cheapest that cover the demand. Without demand it stays where it is.
 
-    Never above `most`. Never below `least`, nor below what it takes to have WIDTH nodes to draw from (or as many as `most` can
-    buy): a price below the asks sells nothing, so no demand would ever show that it is too low.
+    Never above `most`. Never below `least`, nor below what it takes to have `width` nodes to draw from (or as many as `most`
+    can buy): a price below the asks sells nothing, so no demand would ever show that it is too low. Where nobody asks at all
+    there is nothing to rise to.
     """
     wanted = _covering_price(offers, demand.bytes, min(demand.price_max, most)) if demand.bytes else price
     affordable = bisect_right([ask.price for ask in offers], most)
-    draws = offers[min(WIDTH, affordable) - 1].price if affordable else most
+    draws = offers[min(width, affordable) - 1].price if affordable else most if offers else PRICE_MIN
     return min(most, max(PRICE_MIN, wanted, least, draws))
 
 

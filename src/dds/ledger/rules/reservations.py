@@ -60,14 +60,16 @@ def reserve(state: State, tx: Tx, body: Reserve) -> None:
 def reservations_drawn(state: State, tx: Tx, body: Reserve) -> dict[bytes, Drawing]:
     """What `reserve` does; by reservation how it was drawn, for whoever explains it."""
     own_contract(state, body.contract, tx.sender)
-    contract, price = _sweep(state, body.contract), state.chain.price
+    contract = _sweep(state, body.contract)
+    role = storage_role(contract.class_name)
+    price = state.chain.lane(role).price
     require(body.loss_tolerance < body.width, "bad-geometry", f"{body.width} nodes, of which {body.loss_tolerance} may be lost")
     size = body.fragment_bytes_max
     require(0 < size <= INDEX_BYTES_MAX, "bad-geometry", f"an index has 1 to {INDEX_BYTES_MAX} bytes, not {size}")
     require_price(contract, price)
     each = rent.quote(state.params, [body.fragment_bytes_max] * body.width, price, contract.term_epochs).total
     require_escrow(contract, each * body.count)
-    wanted = Wanted(storage_role(contract.class_name), body.fragment_bytes_max, price, contract.term_epochs)
+    wanted = Wanted(role, body.fragment_bytes_max, price, contract.term_epochs)
     screened = screen(state, wanted)
     drawn: Counter[int] = Counter()
     drawings: dict[bytes, Drawing] = {}
@@ -137,13 +139,16 @@ def _unvetted(state: State, chosen: Sequence[int]) -> tuple[str, ...]:
 
 
 def _note(state: State, body: Reserve, earmarked: int) -> None:
-    """In the contract, and as the epoch's demand."""
-    contract, chain = find_contract(state, body.contract), state.chain
+    """In the contract, and as the epoch's demand for nodes of its role."""
+    contract = find_contract(state, body.contract)
+    role = storage_role(contract.class_name)
+    lane = state.chain.lane(role)
     made, reserved = contract.reservations + body.count, contract.reserved + earmarked
     state.put(CONTRACTS, body.contract, replace(contract, reservations=made, reserved=reserved))
-    state.set_chain(
-        demand_bytes=min(DEMAND_BYTES_MAX, chain.demand_bytes + body.fragment_bytes_max * body.width * body.count),
-        demand_price_max=max(chain.demand_price_max, contract.price_max),
+    state.set_lane(
+        role,
+        demand_bytes=min(DEMAND_BYTES_MAX, lane.demand_bytes + body.fragment_bytes_max * body.width * body.count),
+        demand_price_max=max(lane.demand_price_max, contract.price_max),
     )
 
 

@@ -27,7 +27,9 @@ def sponsor(state: State, tx: Tx, body: Sponsor) -> None:
     segment = touch_living(state, body.segment_id)
     stripes, begins = int.from_bytes(body.stripes, "little"), state.epoch + 1
     _check_stripes(segment, stripes)
-    segment = replace(segment, price=max(segment.price, state.chain.price))  # or joining anew would keep an old price for ever
+    segment = replace(
+        segment, price=max(segment.price, state.chain.lane(segment.role).price)
+    )  # or joining anew would keep an old price for ever
     require_price(contract, segment.price)
     at = _find(segment, body.contract)
     if at is None:
@@ -74,7 +76,7 @@ def extend_segments(state: State, tx: Tx, body: ExtendSegments) -> None:
     for segment_id in body.segments:
         segment, at = _sponsored(state, body.contract, segment_id)
         entry = segment.sponsors[at]
-        price = max(entry.price, state.chain.price)
+        price = max(entry.price, state.chain.lane(segment.role).price)
         require_price(contract, price)
         end = entry.end_epoch + body.epochs
         require(end <= EPOCH_MAX, "too-long", f"nothing is paid beyond epoch {EPOCH_MAX}")
