@@ -46,7 +46,9 @@ def key_of(name: str) -> SigningKey:
 
 
 def small_params(**changes: Any) -> Params:
-    return msgspec.structs.replace(devnet_params(0, EPOCH_MS), evidence_epochs=20, unbonding_epochs=20, **changes)
+    return msgspec.structs.replace(
+        devnet_params(0, EPOCH_MS), evidence_epochs=20, unbonding_epochs=20, **{"capacity_bytes_min": 1, **changes}
+    )
 
 
 def bitmap(numbers: Sequence[int]) -> bytes:

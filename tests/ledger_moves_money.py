@@ -145,7 +145,8 @@ def set_ask(w: World, rng: Random) -> Attempt | None:
     if node.status == NodeStatus.FAULTED and node.assignments == 0 and operator and operator.jailed_until > w.epoch:
         return None
     price = max(0, node.ask_price + rng.randint(-4_000, 4_000))
-    body = wire.SetAsk(node.number, price, node.promised_bytes + rng.randint(0, 16 << 20), rng.choice((50, 100, 200)))
+    offered = max(w.params.capacity_bytes_min, node.promised_bytes + rng.randint(0, 16 << 20))
+    body = wire.SetAsk(node.number, price, offered, rng.choice((50, 100, 200)))
     return w.keys[rng.choice((node.operator, node.node_id))], body
 
 

@@ -56,6 +56,7 @@ def world_params(**changes: Any) -> Params:
         reservation_epochs=3,
         bond_min=BOND_MIN,
         bond_need_per_tib=10**12,
+        capacity_bytes_min=1 << 18,
         unbonding_epochs=6,
         evidence_epochs=6,
         jail_epochs=3,

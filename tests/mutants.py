@@ -46,6 +46,7 @@ ALL_TESTS: Final = (
     "tests/unit/test_evidence.py",
     "tests/unit/test_explain.py",
     "tests/unit/test_market.py",
+    "tests/unit/test_node_requirements.py",
     "tests/unit/test_retrieval.py",
     "tests/property/test_endowment_pause.py",
     "tests/property/test_ledger_st*.py",

@@ -146,6 +146,11 @@ def test_genesis_names_every_account_operator_and_node_once() -> None:
         _supply(msgspec.structs.replace(small_genesis(), nodes=(_node(b"1"),)))
 
 
+def test_genesis_of_another_version_begins_nothing() -> None:
+    with pytest.raises(ConfigError, match="version 1"):
+        _supply(msgspec.structs.replace(small_genesis(), version=1))
+
+
 def test_genesis_refuses_bond_that_leaves_before_evidence_is_too_old() -> None:
     params = msgspec.structs.replace(small_genesis().params, unbonding_epochs=11, evidence_epochs=12)
     with pytest.raises(ConfigError, match="11 epochs"):

@@ -1,10 +1,11 @@
-"""Frozen bytes of what a re-encoding sends and leaves in the state: another implementation must write the same."""
+"""Frozen bytes of what a re-encoding sends and leaves in the state, of the lanes' prices and of the parameters."""
 
 from __future__ import annotations
 
 import hashlib
 
-from dds.ledger.records import Assignment, Former, Holding, Segment, SponsorEntry
+from dds.ledger.params import Params, devnet_params
+from dds.ledger.records import Assignment, Chain, Former, Holding, Lane, Segment, SponsorEntry
 from dds.primitives.keys import SigningKey
 from dds.wire.codec import decode, encode
 from dds.wire.ledger import Reencode, SegmentEntry, StripeRun, open_tx, sign_tx, tx_name
@@ -25,9 +26,13 @@ SEGMENT = Segment(
     role="asn",
     former=Former(b"O" * 32, (NARROW,), 2),
 )
+CHAIN = Chain(epoch=7, nodes=3, lanes=(Lane(1325, 1300, 4096, 2650), Lane(900, 880)), network="test")
 FROZEN = {  # SHA-256
     "Reencode": "fae0855a13fee7c9daa777cdd3d79e959d50403751f4d808aa949ce2c4c8b849",
     "Segment": "503ea35674f36755218df27ddc8c16e43680cff405746af1c73250d6d59b26cc",
+    "Chain": "2d1b4a2eb93e59a8c193bb94cfe6988721eed0c38c97a2e7d57c87f9395c8452",
+    "Params": "fd63f800f3413e1ab77f3bcfa6736580ccdf518e6a29d41b82a68474e7b31359",
+    "devnet Params": "da51ed451e79f1d6fbc1a713a85602e87f9114bd0bba59b90d18500e9cb11ef1",
 }
 
 
@@ -42,3 +47,11 @@ def test_a_reencoded_segment_is_kept_as_it_was() -> None:
     raw = encode(SEGMENT)
     assert decode(raw, Segment) == SEGMENT
     assert hashlib.sha256(raw).hexdigest() == FROZEN["Segment"]
+
+
+def test_prices_and_parameters_are_kept_as_they_were() -> None:
+    """A parameter more is another network: whoever changes these bytes changes what every ledger's genesis is."""
+    for record, name in ((CHAIN, "Chain"), (Params(), "Params"), (devnet_params(1_700_000_000_000), "devnet Params")):
+        raw = encode(record)
+        assert decode(raw, type(record)) == record
+        assert hashlib.sha256(raw).hexdigest() == FROZEN[name], name

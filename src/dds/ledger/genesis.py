@@ -28,7 +28,7 @@ from dds.primitives.errors import ConfigError
 from dds.wire.codec import Message
 from dds.wire.ledger import ID, Amount, Bytes, Epoch, Label
 
-GENESIS_VERSION: Final = 1
+GENESIS_VERSION: Final = 2  # of its bytes, parameters and all
 GENESIS_BYTES_MAX: Final = 64 << 20
 
 
@@ -71,9 +71,11 @@ def apply_genesis(state: State, genesis: Genesis) -> None:
     """Fill an empty state; the caller commits its changes as height 0.
 
     Raises:
-        ConfigError: an account twice, a node without its operator, more money than the cap allows, bond that leaves before
-            evidence is too old.
+        ConfigError: another version's; an account twice, a node without its operator, more money than the cap allows, bond that
+            leaves before evidence is too old.
     """
+    version = genesis.version
+    _check(version == GENESIS_VERSION, f"it is of version {version}, this release knows version {GENESIS_VERSION}")
     supply = 0
     state.put(PARAMS, b"", genesis.params)
     for entry in genesis.accounts:

@@ -11,7 +11,7 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from dds.primitives.money import MILLION, TOKEN
-from dds.primitives.units import MIB
+from dds.primitives.units import GIB, MIB
 from dds.wire.codec import Message
 from dds.wire.ledger import Amount
 
@@ -49,6 +49,8 @@ class Params(Message, frozen=True):
     # operators
     bond_min: Amount = 100 * TOKEN
     bond_need_per_tib: Amount = 10 * TOKEN  # of capacity: below it a node's weight shrinks in proportion
+    capacity_bytes_min: Number = 10 * GIB  # that a storing node offers
+    bandwidth_bytes_per_s_min: Number = MIB  # each way, of a storing node: for its operator to measure, no rule sees it
     unbonding_epochs: Number = 24 * 21  # bond that leaves stays slashable: the evidence window
     evidence_epochs: Number = 24 * 21  # evidence older than this is refused
     jail_epochs: Number = 24 * 7
@@ -107,6 +109,7 @@ def devnet_params(genesis_ms: int, epoch_ms: int = 5_000) -> Params:
         Params(),
         genesis_ms=genesis_ms,
         epoch_ms=epoch_ms,
+        capacity_bytes_min=MIB,
         unbonding_epochs=12,
         evidence_epochs=12,
         jail_epochs=12,

@@ -158,6 +158,7 @@ def _ledger_checks(patient: Patient) -> tuple[Params | None, list[Check]]:
 
 
 async def _read_ledger(patient: Patient) -> tuple[Params, list[Check]]:
+    from dds.apps.cli.stake import price_now
     from dds.apps.cli.standing_text import standing_checks
     from dds.ledger.records import CHAIN, NODES, NUMBERS, OPERATORS, PARAMS, STANDINGS, NodeStatus, number_key
     from dds.runtime.ledger_client import open_ledger
@@ -179,7 +180,7 @@ async def _read_ledger(patient: Patient) -> tuple[Params, list[Check]]:
         for each in siblings
         if each is not None and each.status == NodeStatus.ACTIVE and not STORAGE_ROLES.isdisjoint(each.roles)
     )
-    return params, standing_checks(node, standing, operator, offered, params, epoch, chain.price)
+    return params, standing_checks(node, standing, operator, offered, params, epoch, price_now(chain, node.roles))
 
 
 # -- from outside -----------------------------------------------------------------------------------------------------------

@@ -21,4 +21,9 @@ class Requirements:
 
 def requirements_of(params: Params | None) -> Requirements:
     """None: no ledger, or one that cannot be asked."""
-    return Requirements()
+    if params is None:
+        return Requirements()
+    from dds.ledger.requirements import requirements
+
+    least = {each.name: each.least for each in requirements(params)}
+    return Requirements(least["capacity"], least["bandwidth"])

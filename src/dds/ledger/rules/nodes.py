@@ -6,6 +6,7 @@ Source: docs/spec/ledger.md, "Operators, bonds, nodes".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec.structs import replace
@@ -13,6 +14,7 @@ from msgspec.structs import replace
 from dds.ledger.faults import require
 from dds.ledger.money import debit
 from dds.ledger.records import ACCOUNTS, NODES, NUMBERS, OPERATORS, Account, Node, NodeStatus, NumberOf, number_key
+from dds.ledger.requirements import capacity_least
 from dds.ledger.rules.operators import require_ascending, require_free, working_operator
 from dds.ledger.rules.standing import forgive_misses
 from dds.ledger.state import State
@@ -40,6 +42,7 @@ def register_node(state: State, tx: Tx, body: RegisterNode) -> None:
         "no-consent",
         "the node's signature over the operator's account does not hold",
     )
+    _require_capacity(state, body.roles, body.capacity_bytes)
     debit(state, tx.sender, body.pool, "pool-funded", node=number, detail="collateral pool")
     if state.find(ACCOUNTS, body.node_id) is None:  # nodes send transactions of their own
         state.put(ACCOUNTS, body.node_id, Account())
@@ -59,6 +62,7 @@ def set_ask(state: State, tx: Tx, body: SetAsk) -> None:
         "capacity-promised",
         f"{node.promised_bytes} bytes are promised already, capacity cannot be {body.capacity_bytes}",
     )
+    _require_capacity(state, node.roles, body.capacity_bytes)
     if node.status == NodeStatus.FAULTED and node.assignments == 0:
         require_free(state, state.get(OPERATORS, node.operator, "no-such-operator", "operator"))
         node = replace(node, status=int(NodeStatus.ACTIVE), fault_epoch=-1, fault_ppm=0, fault_reason="")
@@ -100,6 +104,12 @@ def _entry(state: State, tx: Tx, number: int, body: RegisterNode) -> Node:
         term_epochs_max=body.term_epochs_max,
         pool_free=body.pool,
     )
+
+
+def _require_capacity(state: State, roles: Sequence[str], offered: int) -> None:
+    least = capacity_least(state.params, roles)
+    text = f"a node that stores offers at least {least:,} bytes on this network, not {offered:,}"
+    require(offered >= least, "too-small", text)
 
 
 def _by_operator_or_itself(state: State, sender: bytes, number: int) -> Node:
