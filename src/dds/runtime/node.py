@@ -43,6 +43,7 @@ from dds.runtime.node_reach import NodeReach
 from dds.runtime.node_routes import NodeFaces, NodeRoutes
 from dds.runtime.node_service import NodeService, Receipted
 from dds.runtime.peers import PeerHost, parse_bootstrap
+from dds.runtime.popularity import PopularityCounter
 from dds.runtime.signals import stop_requests
 from dds.runtime.staging import STAGED_SHARE_OF_CAPACITY, StagingQuota
 from dds.runtime.supervisor import supervise
@@ -189,6 +190,8 @@ class Node:
         self.announcer = self._announcer(seed)
         self._audits = self._make_audits() if config.ledger else None
         self._meter = self._make_meter() if self._audits is not None and config.read_price else None
+        self._popularity = PopularityCounter(store, files.root) if self._stores else None
+        self._let_go = None if self._audits is None else self._audits.letting_go(store, files.root, self.announcer)
         self.routes = self._routes()
         self.origin = self._make_origin(bandwidth) if "origin" in config.roles else None
         self.edge = self._make_edge(seed) if "ecn" in config.roles else None
@@ -341,6 +344,8 @@ class Node:
             self._published,
             None if self._audits is None else self._audits.admission(),
             self._meter,
+            self._popularity,
+            None if self._let_go is None else self._let_go.committed,
         )
         return NodeRoutes(service, self._pool, self.quota, faces)
 
@@ -357,6 +362,10 @@ class Node:
         stack.push_async_callback(self.announcer.stop)
         if self._meter is not None:
             stack.push_async_callback(self._meter.close)
+        if self._popularity is not None:
+            stack.push_async_callback(self._popularity.stop)
+        if self._let_go is not None:
+            stack.callback(self._let_go.close)
         port = await self.server.start(self.config.host, self.config.port)
         stack.push_async_callback(self.server.stop, STOP_GRACE_S)
         self._keep_ports(port)
@@ -386,7 +395,9 @@ class Node:
         failures = self.metrics.counter(
             "dds_background_failures_total", "Background tasks that failed and began again.", "task"
         )
-        keeper = StoreKeeper(self.store, pace_for(self.config.trash_window_s), self.metrics, on_sweep=self._look_again)
+        recheck = None if self._let_go is None else self._let_go.recheck
+        pace = pace_for(self.config.trash_window_s)
+        keeper = StoreKeeper(self.store, pace, self.metrics, on_sweep=self._look_again, recheck=recheck)
         jobs = {**keeper.jobs(), "announce": lambda: announce_all_held(self.store, self.announcer)}
         jobs |= self._reach.jobs(self.config.port, self.config.dht_port)
         if self.edge is not None:
@@ -395,6 +406,10 @@ class Node:
             jobs |= self._audits.jobs()
         if self._meter is not None:
             jobs |= self._meter.jobs()
+        if self._popularity is not None:
+            jobs["popularity"] = self._popularity.run
+        if self._let_go is not None:
+            jobs["let-go"] = self._let_go.run
         try:
             async with asyncio.TaskGroup() as group:
                 for name, work in jobs.items():

@@ -20,6 +20,7 @@ from dds.primitives.units import KIB
 from dds.runtime.admission import Admission
 from dds.runtime.auditor import Auditor
 from dds.runtime.ledger_client import LedgerClient
+from dds.runtime.let_go import Announcements, LetGo
 from dds.runtime.metrics import Registry
 from dds.runtime.recheck import Rechecker
 from dds.runtime.settler import Settler
@@ -78,6 +79,12 @@ class NodeAudits:
         p = self._parts
         look_at = Rechecker(p.client, p.learn).look_at
         return Witness(p.key, p.network, p.ledger, WitnessLog(directory / p.network), p.pool, look_at, p.metrics)
+
+    def letting_go(self, store: FragmentStore, directory: Path, said: Announcements) -> LetGo | None:
+        """None for a node that keeps nothing for others."""
+        p = self._parts
+        node_id = NodeID(p.key.public)
+        return None if self.auditor is None else LetGo(node_id, store, p.ledger, directory, said, p.metrics)
 
     def admission(self) -> Admission:
         """The door that commits come through."""

@@ -57,9 +57,11 @@ from dds.wire.api import (
 )
 from dds.wire.codec import decode
 from dds.wire.manifest import SIGNED_MANIFEST_BYTES_MAX, Manifest
+from dds.wire.retrieval import PopularityReply, PopularityRequest
 
 if TYPE_CHECKING:
     from dds.runtime.admission import Admission
+    from dds.runtime.popularity import PopularityCounter
     from dds.runtime.reading_port import ReadingMeter
 
 FRAMES_BYTES_MAX = FRAME_BODY_BYTES_MAX + 4 * (FRAMES_MAX + 1)
@@ -88,6 +90,10 @@ class NodeFaces:
     published: Callable[[Manifest], None]  # a manifest has
     admission: Admission | None = None  # of a node that is paid
     meter: ReadingMeter | None = None  # of a node that is paid for reads
+    popularity: PopularityCounter | None = None  # of a node that keeps fragments for others
+    reserved: Callable[[Receipted, bytes], None] | None = (
+        None  # of a paid node: a share was committed for a reservation; blocks
+    )
 
 
 class NodeRoutes:
@@ -145,6 +151,7 @@ class NodeRoutes:
                 rpc_route("/v1/leaves", LeavesRequest, self._leaves, max_body_bytes=KIB, max_reply_bytes=LEAVES_REPLY_BYTES_MAX)
             ),
             self._metered(Route("GET", "/v1/blocks/{cid}", self._get_block, max_reply_bytes=BLOCK_BYTES_MAX)),
+            rpc_route("/v1/popularity", PopularityRequest, self._popularity, max_body_bytes=small, max_reply_bytes=small),
         ]
 
     def _metered(self, route: Route) -> Route:
@@ -238,6 +245,8 @@ class NodeRoutes:
         mark = self._quota.mark(peer, upload)
         done = await self._run(self._service.commit, peer, message, bytes_max)
         self._quota.correct(peer, upload, done.left, mark)
+        if self._faces.reserved is not None:
+            await self._run(self._faces.reserved, done, message.contract[:ID_BYTES])
         self._faces.committed(done)
         return CommitReply(done.receipt)
 
@@ -250,7 +259,10 @@ class NodeRoutes:
     # ---- reading
 
     async def _get_content(self, request: Request) -> Response:
-        return message_response(await self._run(self._service.content, parse_cid(request.params["cid"])))
+        reply = await self._run(self._service.content, parse_cid(request.params["cid"]))
+        for fragment in reply.inline:
+            self._count(FragmentRoot(fragment.root), len(fragment.data))
+        return message_response(reply)
 
     async def _get_segment(self, request: Request) -> Response:
         segment = SegmentID(parse_id(request.params["segment"], "segment"))
@@ -265,6 +277,7 @@ class NodeRoutes:
         root = FragmentRoot(_hex(request.params["root"], ID_BYTES, "fragment root"))
         # Size and bytes in one visit to the pool: for a small fragment the visits are most of the cost.
         size, body = await self._run(self._service.read_asked, root, partial(requested_span, request.headers))
+        self._count(root, len(body))
 
         async def read(_start: int, _stop: int) -> bytes:
             return body
@@ -273,10 +286,22 @@ class NodeRoutes:
 
     async def _read(self, request: Request) -> Response:
         message = decode(request.body, ReadRequest, max_bytes=READ_REQUEST_BYTES_MAX)
-        return Response(200, encode_frames(await self._run(self._service.read_many, message)))
+        frames = await self._run(self._service.read_many, message)
+        for item, frame in zip(message.items, frames, strict=True):
+            self._count(FragmentRoot(item.root), 0 if frame is None else len(frame))
+        return Response(200, encode_frames(frames))
 
     async def _leaves(self, _request: Request, message: LeavesRequest) -> LeavesReply:
         return await self._run(self._service.leaves, message)
+
+    async def _popularity(self, _request: Request, message: PopularityRequest) -> PopularityReply:
+        if self._faces.popularity is None:
+            return PopularityReply([0] * len(message.segments))
+        return await self._faces.popularity.answer(message)
+
+    def _count(self, root: FragmentRoot, byte_count: int) -> None:
+        if self._faces.popularity is not None:
+            self._faces.popularity.served(root, byte_count)
 
     async def _get_block(self, request: Request) -> Response:
         cid = parse_cid(request.params["cid"])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -22,9 +22,11 @@ from dds.primitives.units import KIB, MIB
 from dds.runtime.logs import event
 from dds.runtime.metrics import Registry
 from dds.storage.fragment_store import FragmentStore
-from dds.storage.upkeep import Problem, Upkeep
+from dds.storage.reader import HoldKey
+from dds.storage.upkeep import SWEEP_ITEMS, Problem, Upkeep
 
 T = TypeVar("T")
+Recheck = Callable[[Sequence[HoldKey]], Awaitable[Collection[HoldKey]]]
 
 _log: Final = logging.getLogger("dds.upkeep")
 
@@ -50,8 +52,17 @@ def pace_for(trash_window_s: int) -> Pace:
 class StoreKeeper:
     """Runs a store's periodic work, one step at a time."""
 
-    def __init__(self, store: FragmentStore, pace: Pace, metrics: Registry, *, on_sweep: Callable[[], Awaitable[None]]) -> None:
-        self._upkeep, self._pace, self._on_sweep = Upkeep(store), pace, on_sweep
+    def __init__(
+        self,
+        store: FragmentStore,
+        pace: Pace,
+        metrics: Registry,
+        *,
+        on_sweep: Callable[[], Awaitable[None]],
+        recheck: Recheck | None = None,
+    ) -> None:
+        """`recheck`: says which of these shares of the trash may go now; without it all whose window is over."""
+        self._upkeep, self._pace, self._on_sweep, self._recheck = Upkeep(store), pace, on_sweep, recheck
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="upkeep")
         self._swept = metrics.counter("dds_swept_total", "Expired fragments, purged holds, unlinked files.", "what")
         self._scrub_position: float | None = None
@@ -68,11 +79,17 @@ class StoreKeeper:
 
     async def _sweep(self) -> None:
         while True:
-            swept = await self._step(self._upkeep.sweep_step)
+            swept = await self._step(self._upkeep.sweep_step, SWEEP_ITEMS, await self._approved())
             for what, count in (("expired", swept.expired), ("purged", swept.purged), ("unlinked", swept.unlinked)):
                 self._swept.add(count, what)
             await self._on_sweep()
             await asyncio.sleep(self._pace.step_pause_s if swept.more else self._pace.sweep_every_s)
+
+    async def _approved(self) -> Collection[HoldKey] | None:
+        if self._recheck is None:
+            return None
+        due = await self._step(self._upkeep.due)
+        return await self._recheck(due) if due else []
 
     async def _compact(self) -> None:
         while True:

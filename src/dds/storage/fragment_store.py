@@ -28,9 +28,9 @@ from dds.storage.fileops import FileOps, disk_errors
 from dds.storage.fragment_files import FragmentFiles
 from dds.storage.image import Image, build_image
 from dds.storage.index import Index, Place
-from dds.storage.journal import Close, DropManifest, Op, PutFile, Release, Stage, Unstage
+from dds.storage.journal import Close, DropManifest, Hold, Op, PutFile, Release, Stage, Unstage
 from dds.storage.packs import PACK_BYTES, PackLog
-from dds.storage.reader import FragmentReader
+from dds.storage.reader import FragmentReader, HoldKey
 from dds.storage.recovery import Recovery, open_index, quarantine, remove_leftovers, replay, settle_tail
 from dds.storage.store_home import StoreHome
 from dds.storage.storetime import StoreTime
@@ -347,6 +347,18 @@ class FragmentStore(FragmentReader):
 
         now_ms = self.time.now_ms()
         with disk_errors("releasing a segment"):
+            return self.writer.submit(prepare)
+
+    def restore(self, hold: HoldKey) -> bool:
+        """Take a share out of the trash again; whether it was there."""
+
+        def prepare(rows: Index) -> Draft[bool]:
+            found = rows.hold_of(*hold)
+            if found is None or found[2] is None:
+                return Draft(False)
+            return Draft(True, [Hold(*hold, found[1])])
+
+        with disk_errors("restoring a segment"):
             return self.writer.submit(prepare)
 
     # Manifests

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from dds.primitives.cid import CID
 from dds.primitives.errors import CorruptError, InputError, NotFoundError
@@ -25,6 +25,14 @@ from dds.storage.packs import PackLog
 
 T = TypeVar("T")
 _ATTEMPTS = 3  # to read what compaction or a replacement moves at the same time
+
+
+class HoldKey(NamedTuple):
+    """One share: everything that an index of one encoding of a segment keeps."""
+
+    segment: SegmentID
+    root: SegmentRoot
+    place: int  # the fragment index
 
 
 class FragmentReader:
@@ -120,6 +128,33 @@ class FragmentReader:
 
         with disk_errors("reading an encoding record"):
             return _again_when_moved(take)
+
+    def holds(self, segment_ids: Sequence[SegmentID]) -> list[HoldKey]:
+        """Every share of these segments that is held and not in the trash."""
+        with disk_errors("looking up segments"), self._read_lock:
+            return [
+                HoldKey(segment, SegmentRoot(root), index)
+                for segment in segment_ids
+                for root, index, released in self._reader.holds_of(segment)
+                if released is None
+            ]
+
+    def trash_before(self, released_ms: int, limit: int) -> list[HoldKey]:
+        """Shares that went into the trash at or before `released_ms` of the store's time, the oldest first."""
+        query = "SELECT segment, segment_root, idx FROM holds WHERE released_ms <= ? ORDER BY released_ms LIMIT ?"
+        with disk_errors("listing the trash"), self._read_lock:
+            rows = self._reader.db.execute(query, (released_ms, limit)).fetchall()
+        return [HoldKey(SegmentID(segment), SegmentRoot(root), index) for segment, root, index in rows]
+
+    def share_of(self, root: FragmentRoot) -> tuple[SegmentID, int] | None:
+        """Which segment a fragment is held for, and the bytes of the share that it is part of; of several the first."""
+        query = (
+            "SELECT h.segment, (SELECT sum(size) FROM refs r JOIN fragments f ON f.root = r.root WHERE r.hid = h.hid) "
+            "FROM refs JOIN holds h USING(hid) WHERE refs.root = ? ORDER BY h.segment, h.hid LIMIT 1"
+        )
+        with disk_errors("looking up a fragment"), self._read_lock:
+            row = self._reader.db.execute(query, (root,)).fetchone()
+        return None if row is None else (SegmentID(row[0]), int(row[1]))
 
     def holding(self, segment_ids: Sequence[SegmentID]) -> list[list[int]]:
         """For each segment the indices held, of any encoding; empty where none is."""

@@ -11,6 +11,7 @@ Source: the cleaner of Rosenblum and Ousterhout's log-structured file system (19
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from dds.primitives.errors import CorruptError
@@ -23,6 +24,7 @@ from dds.storage.fragment_store import FragmentStore
 from dds.storage.index import OWN_FILE, Blob, Index
 from dds.storage.journal import Encoding, Hold, Manifest, Op, Purge, Put, PutFile, Release, Stage, Unstage
 from dds.storage.packs import Damage, Record, Torn
+from dds.storage.reader import HoldKey
 from dds.storage.recovery import Recovery, forget_files, quarantine
 from dds.storage.writer import Draft
 
@@ -58,8 +60,13 @@ class Upkeep:
 
     # Expiry
 
-    def sweep_step(self, items: int = SWEEP_ITEMS) -> Swept:
-        """Expire, purge and unlink up to `items` each.
+    def due(self, items: int = SWEEP_ITEMS) -> list[HoldKey]:
+        """What the next `sweep_step` would purge."""
+        store = self._store
+        return store.trash_before(store.time.now_ms() - store.config.trash_window_ms, items)
+
+    def sweep_step(self, items: int = SWEEP_ITEMS, approved: Collection[HoldKey] | None = None) -> Swept:
+        """Expire, purge and unlink up to `items` each. `approved`: purge nothing but these.
 
         Raises:
             StorageError
@@ -68,7 +75,7 @@ class Upkeep:
         now_ms = store.time.now_ms()
         with disk_errors("sweeping the store"):
             expired = store.writer.submit(lambda index: self._expire(index, now_ms, items))
-            purged = store.writer.submit(lambda index: self._purge(index, now_ms, items))
+            purged = store.writer.submit(lambda index: self._purge(index, now_ms, items, approved))
             unlinked = self._unlink(items)
         return Swept(expired, purged, unlinked, items in (expired, purged, unlinked))
 
@@ -81,11 +88,12 @@ class Upkeep:
             by_upload.setdefault((upload, owner), []).append(root)
         return Draft(len(rows), [Unstage(*key, roots) for key, roots in by_upload.items()], noted=True)
 
-    def _purge(self, index: Index, now_ms: int, items: int) -> Draft[int]:
+    def _purge(self, index: Index, now_ms: int, items: int, approved: Collection[HoldKey] | None) -> Draft[int]:
         """Within the writer's turn: what was restored a moment ago is not released any more, and stays."""
         query = "SELECT segment, segment_root, idx FROM holds WHERE released_ms <= ? ORDER BY released_ms LIMIT ?"
         rows = index.db.execute(query, (now_ms - self._store.config.trash_window_ms, items)).fetchall()
-        return Draft(len(rows), [Purge(*row) for row in rows])
+        purged = [Purge(*row) for row in rows if approved is None or row in approved]
+        return Draft(len(purged), list(purged))
 
     def _unlink(self, items: int) -> int:
         """Unlink doomed files, then strike them off: a crash in between repeats the unlink, nothing else."""

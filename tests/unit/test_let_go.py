@@ -1,0 +1,211 @@
+"""A paid node lets go of what the ledger no longer assigns to it: in its time, after asking twice, and never on a guess."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from dds.ledger.facts import Key
+from dds.ledger.params import Params
+from dds.ledger.records import CHAIN, NUMBERS, PARAMS, RESERVATIONS, SEGMENTS, Assignment, Chain, Holding, NumberOf, Reservation
+from dds.ledger.records import Segment as LedgerSegment
+from dds.primitives.errors import PeerUnreachable
+from dds.primitives.ids import NodeID, SegmentID
+from dds.primitives.keys import SigningKey
+from dds.runtime.let_go import LetGo
+from dds.runtime.metrics import Registry
+from dds.runtime.node_service import Receipted
+from dds.storage.fragment_store import FragmentStore, StoreConfig
+from dds.storage.reader import HoldKey
+from dds.storage.upkeep import Upkeep
+from dds.wire.ledger import AnyBody
+from dds.wire.segment import EncodingRecord
+from tests.store_kit import OWNER, UPLOAD, Clock, content_of, raw_of, segment_of
+
+NODE, NUMBER, OTHER = NodeID(b"n" * 32), 3, 4
+RESERVATION = b"r" * 32
+WINDOW_MS = 60_000
+
+
+class Books:
+    """A ledger's entries, as a light client would prove them."""
+
+    def __init__(self) -> None:
+        self.epoch, self.away = 10, False
+        self.segments: dict[bytes, LedgerSegment] = {}
+        self.reservations: dict[bytes, Reservation] = {}
+
+    async def find_many(self, wanted: Sequence[Key], /) -> list[Any]:
+        if self.away:
+            raise PeerUnreachable("the ledger is away", peer="host")
+        return [self._find(*key) for key in wanted]
+
+    def _find(self, table: Any, identifier: bytes) -> Any:
+        alone: dict[Any, Any] = {CHAIN: Chain(epoch=self.epoch), PARAMS: Params(), NUMBERS: NumberOf(NUMBER)}
+        many: dict[Any, dict[bytes, Any]] = {SEGMENTS: self.segments, RESERVATIONS: self.reservations}
+        return alone[table] if table in alone else many[table].get(identifier)
+
+    async def submit(self, _key: SigningKey, _body: AnyBody, /) -> object:
+        raise AssertionError("letting go sends nothing")
+
+    def assign(self, what: EncodingRecord, node: int, state: Holding = Holding.ACTIVE) -> None:
+        """Index 0 to `node`."""
+        self.segments[what.segment_id] = LedgerSegment(
+            what.root(), b"e" * 32, RESERVATION, 1, 2, (), 0, (Assignment(node=node, state=int(state)),), (), 1
+        )
+
+
+class Said:
+    """What is announced now."""
+
+    def __init__(self) -> None:
+        self.held: set[tuple[SegmentID, int]] = set()
+
+    def announce_segment(self, segment_id: SegmentID, index: int) -> None:
+        self.held.add((segment_id, index))
+
+    def withdraw_segment(self, segment_id: SegmentID, index: int) -> None:
+        self.held.discard((segment_id, index))
+
+
+class Node:
+    """A store with one share, and the job under test."""
+
+    def __init__(self, directory: Path) -> None:
+        self.clock, self.books, self.said = Clock(), Books(), Said()
+        self.store = FragmentStore(directory / "store", StoreConfig(1 << 30, trash_window_ms=WINDOW_MS), clock=self.clock)
+        self.directory = directory
+        self.open()
+        self.what = segment_of([content_of(1, 5000)])
+        self.share = HoldKey(self.what.segment_id, self.what.root(), 0)
+        self.commit(self.what)
+
+    def open(self) -> None:
+        self.job = LetGo(NODE, self.store, self.books, self.directory, self.said, Registry())
+
+    def commit(self, what: EncodingRecord, reservation: bytes = b"") -> None:
+        self.store.stage(UPLOAD, OWNER, content_of(1, 5000))
+        self.store.commit(UPLOAD, OWNER, what, raw_of(what), 0)
+        self.said.announce_segment(what.segment_id, 0)
+        if reservation:
+            self.job.committed(Receipted(b"", what, 0, None, None), reservation)  # type: ignore[arg-type]
+
+    async def pass_epochs(self, count: int) -> int:
+        released = 0
+        for _ in range(count):
+            self.books.epoch += 1
+            released += await self.job.look_through()
+        return released
+
+    async def sweep(self) -> int:
+        upkeep = Upkeep(self.store)
+        return upkeep.sweep_step(approved=await self.job.recheck(upkeep.due())).purged
+
+    def is_held(self) -> bool:
+        return self.store.holding([self.what.segment_id]) == [[0]]
+
+    def read(self) -> bytes:
+        return self.store.read(self.what.records[0][0].root)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    made = Node(tmp_path)
+    yield made
+    made.job.close()
+    made.store.close()
+
+
+async def test_what_is_assigned_stays_for_ever(node: Node) -> None:
+    node.books.assign(node.what, NUMBER)
+    assert await node.pass_epochs(50) == 0
+    node.books.assign(node.what, NUMBER, Holding.PENDING)
+    assert await node.pass_epochs(50) == 0
+
+
+async def test_what_another_node_holds_goes_after_its_epochs_and_its_window_and_is_read_until_then(node: Node) -> None:
+    node.books.assign(node.what, OTHER)
+    wait = Params().release_epochs
+    assert await node.pass_epochs(wait) == 0 and node.is_held()
+    assert await node.pass_epochs(1) == 1
+    assert not node.is_held() and node.said.held == set()
+    assert node.read() == content_of(1, 5000)
+    node.clock.now_ms += WINDOW_MS
+    used = node.store.stats().trash_bytes
+    assert await node.sweep() == 1
+    assert (used, node.store.stats().trash_bytes) == (5000, 0)
+
+
+async def test_a_share_of_a_former_encoding_goes_although_the_node_holds_the_index_in_the_present_one(node: Node) -> None:
+    other = replace_root(node.what)
+    node.books.segments[node.what.segment_id] = LedgerSegment(
+        other.root(), b"e" * 32, RESERVATION, 1, 2, (), 0, (Assignment(node=NUMBER, state=int(Holding.ACTIVE)),), (), 1
+    )
+    assert await node.pass_epochs(Params().release_epochs + 1) == 1
+
+
+def replace_root(what: EncodingRecord) -> EncodingRecord:
+    return segment_of([content_of(2, 5000)], "other")
+
+
+async def test_an_ended_segment_goes_too(node: Node) -> None:
+    assert await node.pass_epochs(Params().release_epochs + 1) == 1
+
+
+async def test_nothing_goes_while_the_ledger_does_not_answer(node: Node) -> None:
+    await node.pass_epochs(Params().release_epochs)
+    node.books.away = True
+    with pytest.raises(PeerUnreachable):
+        await node.pass_epochs(9)
+    assert node.is_held()
+    node.books.away = False
+    assert await node.pass_epochs(1) == 1
+    node.clock.now_ms += 10 * WINDOW_MS
+    node.books.away = True
+    assert await node.sweep() == 0
+    node.books.away = False
+    assert await node.sweep() == 1
+
+
+async def test_what_is_assigned_again_leaves_the_trash(node: Node) -> None:
+    await node.pass_epochs(Params().release_epochs + 1)
+    node.books.assign(node.what, NUMBER)
+    node.clock.now_ms += 10 * WINDOW_MS
+    assert await node.sweep() == 0
+    assert node.is_held() and node.said.held == {(node.what.segment_id, 0)}
+
+
+async def test_a_share_waits_for_its_reservation_however_long_that_is_open(node: Node) -> None:
+    node.commit(node.what, RESERVATION)
+    expires = node.books.epoch + 30
+    made = Reservation(b"c" * 32, 1, expires, 5000, (NUMBER,), ())
+    node.books.reservations[RESERVATION] = made
+    assert await node.pass_epochs(29) == 0
+    node.books.reservations[RESERVATION] = replace(made, expires_epoch=expires)
+    assert await node.pass_epochs(Params().release_epochs + 1) == 1
+
+
+async def test_a_commit_begins_the_time_anew(node: Node) -> None:
+    await node.pass_epochs(Params().release_epochs)
+    node.commit(node.what, RESERVATION)
+    assert await node.pass_epochs(Params().release_epochs) == 0
+    assert await node.pass_epochs(1) == 1
+
+
+async def test_the_time_goes_on_over_a_restart(node: Node) -> None:
+    await node.pass_epochs(Params().release_epochs)
+    node.job.close()
+    node.open()
+    assert await node.pass_epochs(1) == 1
+
+
+async def test_a_break_in_which_it_was_assigned_begins_the_time_anew(node: Node) -> None:
+    await node.pass_epochs(Params().release_epochs)
+    node.books.assign(node.what, NUMBER)
+    await node.pass_epochs(1)
+    del node.books.segments[node.what.segment_id]
+    assert await node.pass_epochs(Params().release_epochs) == 0
