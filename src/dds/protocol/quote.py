@@ -7,7 +7,7 @@ and deduplication can only make it less, and what is not needed comes back. Sour
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,8 +59,13 @@ def price_per_mib_epoch(per_tib_month: int) -> int:
 
 def put_quote(params: Params, geometry: Geometry, data_bytes: int, price: int, epochs: int) -> PutQuote:
     """What `data_bytes` of files cost at most for `epochs`, at `price` per MiB-epoch."""
-    parts = [quote(params, sizes_by_index(shapes), price, epochs) for shapes in segments_of(geometry, data_bytes)]
-    stored = sum(sum(sizes_by_index(shapes)) for shapes in segments_of(geometry, data_bytes))
+    return segments_quote(params, list(segments_of(geometry, data_bytes)), data_bytes, price, epochs)
+
+
+def segments_quote(params: Params, segments: Sequence[list[StripeShape]], data_bytes: int, price: int, epochs: int) -> PutQuote:
+    """What segments of these stripes cost: exactly, where they are what will be registered."""
+    parts = [quote(params, sizes_by_index(shapes), price, epochs) for shapes in segments]
+    stored = sum(sum(sizes_by_index(shapes)) for shapes in segments)
     return PutQuote(data_bytes, stored, epochs, price, *_sums(parts))
 
 

@@ -14,14 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from dds.erasure.geometry import ARCHIVE_CLASS, ARCHIVES
+from dds.erasure.geometry import ARCHIVE_CLASS, ARCHIVES, class_geometry
 from dds.ledger.records import SEGMENTS
-from dds.primitives.cid import CID
+from dds.primitives.cid import CID, cid_text
 from dds.primitives.errors import InputError
 from dds.primitives.keys import SigningKey
 from dds.runtime.class_choice import Choice, Explanation, choose_class, explain_put
 from dds.runtime.content_stat import Payers
-from dds.runtime.contract_desk import Confirm, ContractDesk, accept, open_desk
+from dds.runtime.contract_desk import Confirm, ContractDesk, accept, ledger_of, open_desk
 from dds.runtime.get import Reading
 from dds.runtime.home_stat import index_from, measure_home
 from dds.runtime.ledger_client import LedgerClient
@@ -30,6 +30,8 @@ from dds.runtime.origin_client import OriginClient
 from dds.runtime.purse import Purse, PurseTerms
 from dds.runtime.put import Put
 from dds.runtime.results import ContentStat, Entry, GetResult, HomeStat, Progress, PutOptions, PutResult
+from dds.runtime.tier_status import TierDesk, TierStatus
+from dds.runtime.tiering import Move, MovePlan, MoveResult, Target
 from dds.storage.catalog import Catalog
 from dds.storage.home import ClientConfig, Home, in_region, parse_node_address
 from dds.storage.policy_file import load_policy
@@ -153,6 +155,44 @@ class Client:
         self.network.client.learn(node, [(host, port)])
         ledger = LedgerClient(self.network.client, node, network=self.network.name)
         return lambda segments: ledger.find_many([(SEGMENTS, segment) for segment in segments])
+
+    async def tier_status(self) -> list[TierStatus]:
+        """Every content of this home: its class, how often it is read, and which class it should be in."""
+        desk = TierDesk(self.network, self._catalog, self._home.client_config().archive_after_days)
+        return [row async for row in desk.all()]
+
+    async def move(
+        self,
+        content: CID,
+        class_name: str,
+        *,
+        k: int | None = None,
+        m: int | None = None,
+        term: str = "",
+        price_max: int | None = None,
+        confirm: Confirm = accept,
+        on_plan: Callable[[MovePlan], None] = lambda plan: None,
+        progress: Callable[[Progress], None] = _silent,
+    ) -> MoveResult:
+        """Move a content of this home to another class; its ContentID stays, and readers notice nothing.
+
+        Raises:
+            InputError: not this home's, others pay for it too, or the quote was declined.
+            UnavailableError: nodes or the ledger would not; what is stored is as it was, and running it again goes on.
+        """
+        note = self._catalog.content(content)
+        if note is None:
+            raise InputError(
+                f"{cid_text(content)} was not put from this home", hint="only who put it moves it: dds tier status"
+            )
+        config, key = self._home.client_config(), self.network.key
+        options = on_network(PutOptions(class_name=class_name, k=k, m=m), config)
+        target, address = Target(class_name, class_geometry(class_name, options.k, options.m)), config.ledger
+        desk = None
+        if address:
+            ledger = ledger_of(self.network.client, self.network.name, address)
+            desk = ContractDesk(ledger, key, target.contract_name, target.geometry, term, price_max, confirm)
+        return await Move(self.network, self._catalog, self._home.spool_dir, note, target, desk, on_plan, progress).run()
 
     def _reading(self, content: CID, progress: Callable[[Progress], None]) -> Reading:
         note = self._catalog.content(content)

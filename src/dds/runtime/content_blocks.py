@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Sequence
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Final, TypeVar
 
 from dds.content.block import Ref
 from dds.primitives.cid import CID, cid_text, matches
@@ -24,6 +24,7 @@ from dds.runtime.tasks import gather_all
 from dds.wire.manifest import Body, Run, SegmentRow, decode_section
 from dds.wire.segment import Entry
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 RECORDS_TRIED_MAX: Final = 8  # of one segment: more than the nodes that a segment of any class may lose lie at the same time
@@ -90,17 +91,30 @@ class ContentBlocks:
         """It is not needed any more."""
         self._drop(segment_id)
 
+    async def rows(self) -> list[SegmentRow]:
+        """Every segment the content uses, those of the manifest's own sections last."""
+        bodies = [body async for body in self.bodies()]
+        rows = {row.segment_id: row for body in (*bodies, self.found.manifest.meta) for row in body.segments}
+        return list(rows.values())
+
+    async def stored(self, segment: Segment, entries: Sequence[Entry]) -> list[bytes | memoryview]:
+        """Blocks of a segment as they lie in its data space, verified; with another encoding record where this one fails."""
+        return await self._trying_others(segment, lambda current: self._fetcher.stored(current, entries))
+
     async def _read(self, segment: Segment, entries: Sequence[Entry]) -> list[bytes]:
         """Blocks of a segment, with another encoding record when what this one names is not to be had."""
+        return await self._trying_others(segment, lambda current: self._fetcher.blocks(current, entries))
+
+    async def _trying_others(self, segment: Segment, read: Callable[[Segment], Awaitable[T]]) -> T:
         for _ in range(RECORDS_TRIED_MAX):
             try:
-                return await self._fetcher.blocks(segment, entries)
+                return await read(segment)
             except (NotEnoughFragments, IntegrityError):
                 other = await self._other(segment)
                 if other is None:
                     raise
                 segment = other
-        return await self._fetcher.blocks(segment, entries)
+        return await read(segment)
 
     async def _other(self, failed: Segment) -> Segment | None:
         """The segment with another encoding record than `failed` has, if anybody gives one; replaced once for all who ask."""

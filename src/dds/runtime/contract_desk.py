@@ -46,7 +46,7 @@ from dds.primitives.hashing import sha256
 from dds.primitives.ids import NodeID, SegmentID
 from dds.primitives.keys import SigningKey
 from dds.primitives.money import format_tokens, share_ppm
-from dds.protocol.quote import PutQuote, parse_term, price_per_tib_month, put_quote
+from dds.protocol.quote import PutQuote, parse_term, price_per_tib_month, segments_of, segments_quote
 from dds.runtime.ledger_client import LedgerClient, TxDone
 from dds.runtime.results import Payment, PutOptions
 from dds.storage.home import parse_node_address
@@ -56,6 +56,7 @@ from dds.wire.ledger import (
     CancelReservations,
     ExtendSegments,
     OpenContract,
+    Reencode,
     RegisterSegments,
     Reserve,
     SegmentEntry,
@@ -65,7 +66,7 @@ from dds.wire.ledger import (
     WithdrawEscrow,
     stripe_runs,
 )
-from dds.wire.segment import EncodingRecord
+from dds.wire.segment import EncodingRecord, StripeShape
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +140,7 @@ class ContractDesk:
     term: str  # "30d", or a number of epochs; empty: the contract's, or TERM
     price_max: int | None  # per MiB-epoch; None: the contract's, or PRICE_HEADROOM x the price quoted
     confirm: Confirm
+    segments: list[list[StripeShape]] | None = None  # what will be stored, where that is known: then the quote is exact
     spent: Spent = field(default_factory=Spent)
     _params: Params = field(default_factory=Params)
     _contract: bytes = b""
@@ -214,7 +216,8 @@ class ContractDesk:
         if limit is None:
             limit = lane.price * PRICE_HEADROOM if contract is None else contract.price_max
         self._price = min(limit, lane.price + share_ppm(lane.price, PRICE_SLACK_PPM))
-        bound = put_quote(self._params, self.geometry, data_bytes, self._price, self._epochs)
+        segments = list(segments_of(self.geometry, data_bytes)) if self.segments is None else self.segments
+        bound = segments_quote(self._params, segments, data_bytes, self._price, self._epochs)
         if lane.price > limit:
             raise InputError(
                 f"the price is {format_tokens(price_per_tib_month(lane.price))} per TiB and 720 epochs, above your limit",
@@ -321,14 +324,7 @@ class ContractDesk:
             LedgerRefused
             UnavailableError: the segment is there already, and cannot be paid for.
         """
-        entry = SegmentEntry(
-            reservation=reserved.id,
-            segment_id=record.segment_id,
-            segment_root=record.root(),
-            encoding_hash=sha256(payload),
-            stripes=stripe_runs(record.stripes),
-            receipts=list(receipts),
-        )
+        entry = _entry(reserved, record, payload, receipts)
         try:
             done = await self.ledger.submit(self.key, RegisterSegments([entry]))
         except LedgerRefused as refusal:
@@ -337,6 +333,17 @@ class ContractDesk:
             await self._cancel([reserved.id])
             await self.reuse(record.segment_id, record, set(range(len(record.stripes))))
             return
+        self._open.discard(reserved.id)
+        self.spent.segments += 1
+        self._charge(done, reserved.price)
+
+    async def reencode(self, reserved: Reserved, record: EncodingRecord, payload: bytes, receipts: Sequence[bytes]) -> None:
+        """Put a stored segment's new encoding into the place of its old one; every index has its receipt.
+
+        Raises:
+            LedgerRefused: the old encoding stays what it is.
+        """
+        done = await self.ledger.submit(self.key, Reencode(_entry(reserved, record, payload, receipts)))
         self._open.discard(reserved.id)
         self.spent.segments += 1
         self._charge(done, reserved.price)
@@ -423,19 +430,34 @@ class ContractDesk:
             self.spent.deposited -= unspent
 
 
+def _entry(reserved: Reserved, record: EncodingRecord, payload: bytes, receipts: Sequence[bytes]) -> SegmentEntry:
+    return SegmentEntry(
+        reservation=reserved.id,
+        segment_id=record.segment_id,
+        segment_root=record.root(),
+        encoding_hash=sha256(payload),
+        stripes=stripe_runs(record.stripes),
+        receipts=list(receipts),
+    )
+
+
 def open_desk(
     client: PeerClient, network: str, ledger: str, key: SigningKey, options: PutOptions, confirm: Confirm
 ) -> ContractDesk | None:
     """The desk of one put, or None where the network is not paid: `ledger` ("NODEID@host:port") is empty."""
     if not ledger:
         return None
-    host, address, port = parse_node_address(ledger)
-    client.learn(host, [(address, port)])
     geometry = class_geometry(options.class_name, options.k, options.m)
     name = options.class_name if options.class_name != CUSTOM_CLASS else f"{CUSTOM_CLASS}-{geometry.k}-{geometry.m}"
-    return ContractDesk(
-        LedgerClient(client, host, network=network), key, name, geometry, options.term, options.price_max, confirm
-    )
+    at = ledger_of(client, network, ledger)
+    return ContractDesk(at, key, name, geometry, options.term, options.price_max, confirm)
+
+
+def ledger_of(client: PeerClient, network: str, address: str) -> LedgerClient:
+    """The ledger whose host is "NODEID@host:port"."""
+    host, name, port = parse_node_address(address)
+    client.learn(host, [(name, port)])
+    return LedgerClient(client, host, network=network)
 
 
 def _now_s() -> float:

@@ -113,18 +113,25 @@ class Fetcher:
             NotEnoughFragments: fewer than k fragments of some stripe could be had.
             IntegrityError: the nodes are honest, but the encoding record or index is not.
         """
-        blocks: dict[int, bytes] = {}
-        for group in neighbours(entries, max(shape.slot_bytes for shape in segment.record.stripes)):
-            blocks |= zip(group, await self._neighbours(segment, [entries[at] for at in group]), strict=True)
-        return [blocks[at] for at in range(len(entries))]
+        return [block for block, _ in await self._both(segment, entries)]
 
-    async def _neighbours(self, segment: Segment, entries: Sequence[Entry]) -> list[bytes]:
+    async def stored(self, segment: Segment, entries: Sequence[Entry]) -> list[bytes | memoryview]:
+        """The same as it lies in the data space, compressed or not: each gives the block that its CID names."""
+        return [stored for _, stored in await self._both(segment, entries)]
+
+    async def _both(self, segment: Segment, entries: Sequence[Entry]) -> list[tuple[bytes, bytes | memoryview]]:
+        found: dict[int, tuple[bytes, bytes | memoryview]] = {}
+        for group in neighbours(entries, max(shape.slot_bytes for shape in segment.record.stripes)):
+            found |= zip(group, await self._neighbours(segment, [entries[at] for at in group]), strict=True)
+        return [found[at] for at in range(len(entries))]
+
+    async def _neighbours(self, segment: Segment, entries: Sequence[Entry]) -> list[tuple[bytes, bytes | memoryview]]:
         for _ in range(REREADS_MAX):
             stripes, stored = await self._stored(segment, [(entry.offset, entry.stored_bytes) for entry in entries])
             blocks = [unpack(entry, data) for entry, data in zip(entries, stored, strict=True)]
             wrong = [entry for entry, block in zip(entries, blocks, strict=True) if block is None]
             if not wrong:
-                return [block for block in blocks if block is not None]
+                return [(block, raw) for block, raw in zip(blocks, stored, strict=True) if block is not None]
             await self._convict(segment, stripes, f"block {cid_text(wrong[0].cid)}")
         raise IntegrityError(f"segment {id_text(segment.segment_id)} gave wrong bytes {REREADS_MAX} times")
 

@@ -36,15 +36,20 @@ async def indices_held(network: Network, node: NodeID, segment_id: SegmentID) ->
     return reply.indices[0] if len(reply.indices) == 1 else []
 
 
-async def search_holders(network: Network, segment: Segment) -> bool:
-    """Ask the DHT and every node we know, up to NODES_ASKED_MAX, who holds the segment. Whether anybody new was found."""
+async def holders_among_known(network: Network, segment_id: SegmentID) -> list[tuple[int, NodeID]]:
+    """Ask every node we know, up to NODES_ASKED_MAX, what it holds of a segment: (fragment index, node)."""
     room = asyncio.Semaphore(ASKED_AT_ONCE)
 
     async def ask(node: NodeID) -> list[tuple[int, NodeID]]:
         async with room:
-            return [(index, node) for index in await indices_held(network, node, segment.segment_id)]
+            return [(index, node) for index in await indices_held(network, node, segment_id)]
 
     nodes = network.known_nodes()[:NODES_ASKED_MAX]
-    answers = await gather_all([network.segment_holders(segment.segment_id), *map(ask, nodes)])
+    return [found for answer in await gather_all([ask(node) for node in nodes]) for found in answer]
+
+
+async def search_holders(network: Network, segment: Segment) -> bool:
+    """Ask the DHT and every node we know, up to NODES_ASKED_MAX, who holds the segment. Whether anybody new was found."""
+    answers = await gather_all([network.segment_holders(segment.segment_id), holders_among_known(network, segment.segment_id)])
     new = [(index, node) for answer in answers for index, node in answer if segment.learn_holder(index, node)]
     return bool(new)

@@ -20,6 +20,7 @@ from dds.primitives.cid import CID, cid_text
 from dds.primitives.errors import DDSError, FormatError, NotFoundError, PeerRefused, UnavailableError
 from dds.primitives.hashing import sha256, tagged_hash
 from dds.primitives.ids import FragmentRoot, NodeID, SegmentID, id_text
+from dds.runtime.holders import holders_among_known
 from dds.runtime.network import ContentProviders, Network
 from dds.runtime.segments import Segment, open_segment
 from dds.wire.api import (
@@ -194,13 +195,13 @@ class Resolver:
             if ready is not None:
                 return ready
         tried: set[NodeID] = set()
-        for named in (True, False):
-            wave = await (self._named(row) if named else self._announced(row.segment_id))
+        for whom in (self._named, self._announced, self._known):
+            wave = await whom(row)
             nodes = [node for node in wave if node not in tried and (row.segment_id, node) not in self._refused_sources]
             tried.update(nodes)
             segment = await self._first_record(row, encoder, nodes)
             if segment is not None:
-                segment.learn_holders(row.holders)
+                _learn_named(segment, row)
                 return segment
         raise NotFoundError(
             f"none of {len(tried)} nodes has the encoding record of segment {id_text(row.segment_id)}",
@@ -226,7 +227,7 @@ class Resolver:
         encodings = found.reply.encodings[: MANIFESTS_PER_CONTENT_MAX * ENCODINGS_PER_SEGMENT_MAX]
         segment = self._best(encodings, row, found.manifest.publisher, found.source)
         if segment is not None:
-            segment.learn_holders(row.holders)
+            _learn_named(segment, row)
             for fragment in found.reply.inline:
                 segment.inline[FragmentRoot(fragment.root)] = (found.source, fragment.data)
         return segment
@@ -236,8 +237,12 @@ class Resolver:
         ranking = self._network.ranking
         return sorted(row.holders, key=lambda node: (ranking.avoided(node, now), ranking.expected_s(node)))
 
-    async def _announced(self, segment_id: SegmentID) -> list[NodeID]:
-        return [node for _, node in await self._network.segment_holders(segment_id)]
+    async def _announced(self, row: SegmentRow) -> list[NodeID]:
+        return [node for _, node in await self._network.segment_holders(row.segment_id)]
+
+    async def _known(self, row: SegmentRow) -> list[NodeID]:
+        """Known nodes that say they hold some of it: those that it has just moved to are not announced everywhere yet."""
+        return [node for _, node in await holders_among_known(self._network, row.segment_id)]
 
     async def _first_record(self, row: SegmentRow, encoder: bytes, nodes: Iterable[NodeID]) -> Segment | None:
         """The first valid record, asking a few holders at once and the next after a short wait."""
@@ -277,6 +282,12 @@ class Resolver:
     def _best(self, encodings: Iterable[bytes], row: SegmentRow, encoder: bytes, source: NodeID) -> Segment | None:
         valid = [segment for raw in encodings if (segment := self._open(raw, row.segment_id, source)) is not None]
         return max(valid, key=lambda each: (each.record.width == len(row.holders), each.publisher == encoder), default=None)
+
+
+def _learn_named(segment: Segment, row: SegmentRow) -> None:
+    """A row names holders by the index of one encoding: where it has another number of indices, that one is not this."""
+    if segment.record.width == len(row.holders):
+        segment.learn_holders(row.holders)
 
 
 def _nobody_has(content: CID, hints: Sequence[NodeID], asked: set[NodeID], answered: set[NodeID]) -> UnavailableError:

@@ -41,6 +41,7 @@ CREATE TABLE acks(upload BLOB, root BLOB, node BLOB, PRIMARY KEY(upload, root, n
 CREATE TABLE contents(cid BLOB PRIMARY KEY, name TEXT, size INT, class TEXT, kind TEXT, put_ms INT, holders BLOB)
 WITHOUT ROWID;
 """
+_MOVES = "CREATE TABLE IF NOT EXISTS moves(cid BLOB PRIMARY KEY, class TEXT, moved_ms INT) WITHOUT ROWID"
 
 
 class Location(NamedTuple):
@@ -75,6 +76,14 @@ class ContentNote:
     kind: str  # "file", "directory", "symlink"
     put_ms: int
     holders: tuple[NodeID, ...] = ()  # of the manifest, when it was put: asked first
+
+
+@dataclass(frozen=True, slots=True)
+class MoveNote:
+    """That a content was moved to another class from this home."""
+
+    class_name: str
+    moved_ms: int
 
 
 class Catalog:
@@ -113,6 +122,7 @@ class Catalog:
             self._in_transaction(self._create)
         elif version != CATALOG_VERSION:
             raise ConfigError(f"{self.path} is of catalog version {version}", hint="upgrade dds")
+        self._db.execute(_MOVES)  # older releases leave it alone
 
     def _create(self) -> None:
         if self._version() == 0:  # another process may have been first
@@ -284,6 +294,23 @@ class Catalog:
             return self._contents("ORDER BY put_ms DESC, cid LIMIT ?", (limit,))
         where = "WHERE (-put_ms, cid) > (?, ?) ORDER BY put_ms DESC, cid LIMIT ?"
         return self._contents(where, (-after.put_ms, after.cid, limit))
+
+    def note_move(self, cid: CID, class_name: str, moved_ms: int, holders: Sequence[NodeID]) -> None:
+        """The content is of another class from now on, and its manifest lies with other nodes."""
+
+        def note() -> None:
+            self._db.execute("INSERT OR REPLACE INTO moves VALUES (?, ?, ?)", (cid, class_name, moved_ms))
+            update = "UPDATE contents SET class = ?, holders = ? WHERE cid = ?"
+            self._db.execute(update, (class_name, b"".join(holders), cid))
+
+        self._do("noting a move", lambda: self._in_transaction(note))
+
+    def last_move(self, cid: CID) -> MoveNote | None:
+        def look() -> MoveNote | None:
+            row = self._db.execute("SELECT class, moved_ms FROM moves WHERE cid = ?", (cid,)).fetchone()
+            return None if row is None else MoveNote(row[0], row[1])
+
+        return self._do("looking up a move", look)
 
     def forget_content(self, cid: CID) -> None:
         def forget() -> None:

@@ -56,6 +56,7 @@ Relays = Annotated[
     msgspec.Meta(max_length=2),
 ]
 RoundTrip = Annotated[int, msgspec.Meta(ge=0, le=10_000)]  # milliseconds
+ArchiveDays = Annotated[int, msgspec.Meta(ge=0, le=120)]  # protocol/tiering.py says why not more
 Peers = Annotated[tuple[NodeAddress, ...], msgspec.Meta(max_length=BOOTSTRAP_COUNT_MAX)]
 Hosts = Annotated[tuple[HostPort, ...], msgspec.Meta(max_length=BOOTSTRAP_COUNT_MAX)]
 
@@ -79,6 +80,7 @@ class ClientConfig:
     archive: Literal["16+16", "6+6"] = "16+16"  # the geometry of class archive on this network
     lan: bool = False  # look for nodes on the local network; then no bootstrap node is needed there
     lan_host: LanHost = ""  # this machine's address on the interface to look on; empty: all
+    archive_after_days: ArchiveDays = 0  # content that nobody read for so long goes to the archive ('dds tier run'); 0: none
 
 
 @dataclass(frozen=True, slots=True)

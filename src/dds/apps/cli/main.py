@@ -32,6 +32,7 @@ from dds.apps.cli import (
     put,
     stake,
     stat,
+    tier,
     version,
     wallet,
 )
@@ -57,7 +58,7 @@ def build() -> typer.Typer:
     app.callback()(_root)
     for module in (cid, put, get, ls, stat, version, doctor, endow, explain):
         module.register(app)
-    for group in (devnet, node, wallet, contract, stake, market, placement, ledger, policy):
+    for group in (devnet, node, wallet, contract, stake, market, placement, ledger, policy, tier):
         app.add_typer(group.app())
     return app
 

@@ -66,7 +66,7 @@ def put(
     ] = False,
 ) -> None:
     """Store PATH on the network and print its ContentID."""
-    options = replace(_options(class_name, k, m, chunker, ack, hidden, dedup), term=term, price_max=_price(max_price))
+    options = replace(_options(class_name, k, m, chunker, ack, hidden, dedup), term=term, price_max=parse_price_max(max_price))
     check_paths(paths)
 
     if explain:
@@ -101,14 +101,15 @@ def _options(class_name: str, k: int | None, m: int | None, chunker: Chunker, ac
     return PutOptions(class_name=class_name, k=k, m=m, chunker=chunker, hidden=hidden, ack=ack, dedup=dedup)
 
 
-def _price(text: str) -> int | None:
+def parse_price_max(text: str) -> int | None:
+    """A limit per TiB and 720 epochs as one per MiB-epoch; None where none is given."""
     from dds.primitives.money import parse_tokens
     from dds.protocol.quote import price_per_mib_epoch
 
     return price_per_mib_epoch(parse_tokens(text)) if text else None
 
 
-def quote_prompt(session: Session, *, accept: bool) -> Callable[[Offer], bool]:
+def quote_prompt(session: Session, *, accept: bool, question: str = "Store it?") -> Callable[[Offer], bool]:
     """Shows the quote on standard error; accepted by --yes, by the home's own setting, or by whoever is at the terminal."""
     accept = accept or session.open_home().client_config().accept_quotes
 
@@ -119,7 +120,7 @@ def quote_prompt(session: Session, *, accept: bool) -> Callable[[Offer], bool]:
             return True
         if session.json or not sys.stdin.isatty():
             return False
-        return typer.confirm("Store it?", err=True)
+        return typer.confirm(question, err=True)
 
     return confirm
 
