@@ -13,6 +13,7 @@ from dds.wire import api
 from dds.wire.codec import encode
 from dds.wire.manifest import Body, Manifest, Run, Section, SegmentRow, encode_body
 from dds.wire.receipts import Receipt, sign_receipt
+from dds.wire.retrieval import ReadingTerms, VoucherRequest
 from dds.wire.segment import (
     CODEC_PLAIN,
     CODEC_ZSTD,
@@ -99,6 +100,8 @@ def samples() -> dict[str, bytes]:
         api.ReadRequest([api.ReadItem(DIGEST, 5, 9)]),
         api.LeavesRequest(DIGEST, 0, 2),
         api.LeavesReply(4000, [b"leaf", b"last"], [[DIGEST], []]),
+        ReadingTerms(1_862, 0, 1 << 24, 1 << 40, 2_000_000, 1_999_999),
+        VoucherRequest(b"voucher", b"grant"),
     )
     return {
         "index": encode_index(sample_entries()),

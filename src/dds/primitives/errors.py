@@ -19,7 +19,7 @@
     |  |- UnsupportedVersion a version this release does not know
     |  `- IntegrityError     parses, but a hash or signature does not hold
     `- UnavailableError      the network cannot do it now
-       |- PaymentRequired   a paid node was asked to store what nobody pays for
+       |- PaymentRequired   a paid node was asked for what nobody pays for
        |- NotFoundError      nobody known has it
        |- NotEnoughNodes     too few nodes for the geometry
        |- NotEnoughFragments fewer than k fragments could be had
@@ -150,7 +150,7 @@ class UnavailableError(DDSError):
 
 
 class PaymentRequired(UnavailableError):
-    """A paid node stores only what the ledger gave it."""
+    """A paid node stores only what the ledger gave it, and serves beyond its allowance only who pays."""
 
     code = "payment-required"
 

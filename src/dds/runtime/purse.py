@@ -127,7 +127,8 @@ class Purse:
         """Pay the nodes that are owed more than small change; what was promised in this session, in base units."""
         if self.is_willing:
             self._note()
-            asked = [node for node, count in self._to_settle.items() if count >= SETTLED_BYTES_MIN and node not in self.unpaid]
+            tabs = await asyncio.to_thread(self._book.tabs)
+            asked = [node for node, count in self._to_settle.items() if count and _is_due(tabs.get(node, Tab()), count)]
             try:
                 async with asyncio.timeout(SETTLE_TIMEOUT_S):
                     await gather_all([self._settle(node) for node in asked])
@@ -279,6 +280,12 @@ class Purse:
             )
             available = min(available, left)
         return await asyncio.to_thread(self._book.set_cover, available, chain.epoch, paid)
+
+
+def _is_due(tab: Tab, count: int) -> bool:
+    """Whether what was read and not promised for grew past another SETTLED_BYTES_MIN with the last `count` bytes; it may have
+    been free, so that a node is not asked after every little read."""
+    return tab.bytes // SETTLED_BYTES_MIN > max(0, tab.bytes - count) // SETTLED_BYTES_MIN
 
 
 def _serves_again(terms: ReadingTerms) -> bool:
