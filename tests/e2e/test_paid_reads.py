@@ -10,7 +10,9 @@ import pytest
 
 from dds.primitives.money import TOKEN
 from dds.primitives.units import KIB
+from dds.runtime.reading_meter import BOOK_FILE
 from dds.storage.home import Home, NodeHome, load_client_config, load_node_config, write_client_config, write_node_config
+from dds.storage.reading_book import Earnings, ReadingBook
 from tests.e2e.devnet_cli import Program, running_devnet, same_file, wait_until, write_random
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("paid")]
@@ -39,6 +41,16 @@ def make_reading_dear(dds: Program) -> None:
     dds.run("devnet", "start", *names)
 
 
+def earnings(dds: Program) -> list[Earnings]:
+    """Of all nodes, out of their books while they write them."""
+    books = [ReadingBook(path / BOOK_FILE) for path in (dds.home / "devnet" / "nodes").iterdir()]
+    try:
+        return [book.earnings() for book in books]
+    finally:
+        for book in books:
+            book.close()
+
+
 def test_reads_beyond_the_allowance_are_paid_and_redeemed_and_who_does_not_pay_is_told(dds: Program, tmp_path: Path) -> None:
     source = write_random(tmp_path / "source", SIZE_BYTES, seed=11)
     content = dds.json("put", *CLASS, source)["content"]
@@ -51,17 +63,11 @@ def test_reads_beyond_the_allowance_are_paid_and_redeemed_and_who_does_not_pay_i
     price = 1_862
     assert SIZE_BYTES // 2 * price // KIB < got["paid"] <= got["moved_bytes"] * price // KIB
 
-    def all_redeemed() -> bool:
-        found = [dds.json("node", "earnings", name) for name in dds.names()]
-        return sum(row["redeemed"] for row in found) == sum(row["promised"] for row in found) == got["paid"]
-
-    wait_until(all_redeemed)
-    assert dds.json("wallet", "show")["deposit"] == TOKEN - got["paid"]
-    retrieval = 0
-    for name in dds.names():
-        story = dds.json("explain", name, "--limit", 1000)
-        retrieval += sum(row["delta"] for row in story["events"] if row["name"] == "retrieval")
-    assert retrieval == got["paid"]
+    wait_until(lambda: sum(each.redeemed for each in earnings(dds)) == got["paid"])
+    assert sum(each.promised for each in earnings(dds)) == got["paid"] == TOKEN - dds.json("wallet", "show")["deposit"]
+    name = next(name for name in dds.names() if dds.json("node", "earnings", name)["redeemed"])
+    story, said = dds.json("explain", name, "--limit", 1000), dds.json("node", "earnings", name)
+    assert sum(row["delta"] for row in story["events"] if row["name"] == "retrieval") == said["redeemed"]
 
     stingy = tmp_path / "stingy"
     stingy.mkdir(mode=0o700)
