@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
@@ -27,7 +28,10 @@ def init(
     ] = None,
     region: Annotated[str, typer.Option(help="Where it stands.")] = "local",
     operator: Annotated[str, typer.Option(help="Who runs it.")] = "local",
-    subnet: Annotated[str, typer.Option(help="Which network it shares its fate with.")] = "local",
+    subnet: Annotated[
+        str | None,
+        typer.Option(help="Which network it shares its fate with. [default: the /24 or /48 of its global address, else local]"),
+    ] = None,
     capacity: Annotated[str, typer.Option(metavar="SIZE", help="Disk space it may use.")] = "20GiB",
     upload: Annotated[str, typer.Option(metavar="SIZE", help="Bytes a second it may send; 0: no limit.")] = "0",
     download: Annotated[str, typer.Option(metavar="SIZE", help="Bytes a second it may receive; 0: no limit.")] = "0",
@@ -73,7 +77,7 @@ def init(
         roles=roles,
         region=region,
         operator=operator,
-        subnet=subnet,
+        subnet=subnet or _subnet(host, advertise or ()),
         capacity_bytes=parse_size(capacity),
         upload_bytes_per_s=parse_size(upload),
         download_bytes_per_s=parse_size(download),
@@ -91,3 +95,12 @@ def init(
     key = load_or_create_key(node.key_file)
     session.result({"id": key.public, "home": str(node.root), "config": str(node.config_file)}, id_text(key.public))
     session.say(f"start it with: {command_hint('node run', session)}")
+
+
+def _subnet(host: str, advertised: Sequence[str]) -> str:
+    """By the first address that says something of where the node stands."""
+    from dds.placement.subnet import subnet_of
+    from dds.storage.home import parse_host_port
+
+    hosts = [*(parse_host_port(text)[0] for text in advertised), host]
+    return next(filter(None, map(subnet_of, hosts)), "local")
