@@ -11,7 +11,7 @@ from tests.e2e.devnet_cli import Program, running_devnet
 from tests.e2e.node_process import NodeProcess
 from tests.lan_multicast import LOOPBACK, need_multicast
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("lan")]  # they would hear each other
 
 
 def test_get_on_the_lan_needs_no_bootstrap(tmp_path: Path) -> None:

@@ -49,11 +49,11 @@ def reader(dds: Program, tmp_path_factory: pytest.TempPathFactory) -> Program:
 
 
 def test_a_reader_is_served_by_the_put_itself_while_the_nodes_take_their_time(tmp_path: Path) -> None:
-    """Six nodes that receive 128 KiB a second: the put takes half a minute, a get at the same time two or three seconds."""
+    """Six nodes that receive 64 KiB a second: the put takes a minute, a get at the same time two or three seconds."""
     with running_devnet(tmp_path / "home", "--nodes", "6", "--operators", "6") as dds:
         dds.run("devnet", "down")
         for file in (dds.home / "devnet" / "nodes").glob("*/node.toml"):
-            write_node_config(file, replace(load_node_config(file), download_bytes_per_s=MIB // 8))
+            write_node_config(file, replace(load_node_config(file), download_bytes_per_s=MIB // 16))
         dds.run("devnet", "up")
         reader = a_reader(dds, tmp_path / "reader")
         source, out = write_random(tmp_path / "source", 5 * MIB, seed=1), tmp_path / "out"

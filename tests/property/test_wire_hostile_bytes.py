@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dds.primitives.cid import cid_of
 from dds.primitives.errors import FormatError, IntegrityError, UnsupportedVersion
-from dds.wire import api, dialback, origin
+from dds.wire import api, dialback, origin, retrieval
 from dds.wire.codec import Message, decode, encode
 from dds.wire.dagcbor import decode_dag_cbor, encode_dag_cbor
 from dds.wire.manifest import Body, Manifest, Run, Section, SegmentRow, decode_manifest, decode_section, open_manifest
@@ -46,6 +46,8 @@ PARSERS: dict[str, Callable[[bytes], object]] = {
             *(api.ManifestRequest, api.ManifestReply, api.ContentReply, api.SegmentReply, api.HoldingRequest),
             *(api.HoldingReply, api.ReadRequest, api.LeavesRequest, api.LeavesReply, Signed, Receipt),
             *(origin.OriginPut, origin.OriginJob, origin.OriginJobs),
+            *(retrieval.EdgeReadRequest, retrieval.ReadingTerms, retrieval.VoucherRequest),
+            *(retrieval.PopularityRequest, retrieval.PopularityReply),
             *(dialback.DialbackRequest, dialback.DialbackReply, dialback.SelfTestRequest, dialback.SelfTestReply),
         )
     },

@@ -25,6 +25,8 @@ from dds.wire.codec import encode
 from tests.discovery_samples import node_id, signing_key
 from tests.lan_multicast import LOOPBACK, need_multicast
 
+pytestmark = pytest.mark.xdist_group("lan")  # they would hear each other
+
 NETWORK = "lan-test"
 FOUND_S = 30.0
 
