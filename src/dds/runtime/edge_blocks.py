@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Final, Protocol
 
 from dds.content.block import Ref
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 REQUEST_TIMEOUT_S: Final = 20.0
 REQUESTS_MAX: Final = 8  # side by side
 NODE_BYTES_TYPICAL: Final = 64 * KIB
+EDGE_READ: Final = "/v1/edge/read"
 REPLY_BYTES_MAX: Final = EDGE_REPLY_BYTES_MAX + 4 * (EDGE_BLOCKS_MAX + 1)
 NOT_FOUND: Final = 404
 
@@ -76,7 +77,8 @@ class Edges:
         if len(refs) == 1 and refs[0].cid == self.content and codec_of(self.content) != RAW:
             return await self._ask_root(node)
         wanted = list({ref.cid: ref for ref in refs}.values())
-        answers = await gather_all([self._ask_group(node, group) for group in _groups(wanted)])
+        sizes = {ref.cid: _size_of(ref) for ref in wanted}
+        answers = await gather_all([self._ask_group(node, group, sizes) for group in _groups(wanted)])
         return {cid: block for answer in answers for cid, block in answer.items()}
 
     async def _ask_root(self, node: NodeID) -> dict[CID, bytes]:
@@ -94,29 +96,33 @@ class Edges:
             return {}
         return self._checked(node, began, [self.content], [block])
 
-    async def _ask_group(self, node: NodeID, cids: Sequence[CID]) -> dict[CID, bytes]:
+    async def _ask_group(self, node: NodeID, cids: Sequence[CID], sizes: Mapping[CID, int]) -> dict[CID, bytes]:
         """What one answer has no room for is asked for again."""
         blocks: dict[CID, bytes] = {}
         waiting = list(cids)
         while waiting and self._network.edge_choice.is_usable(node, self._now()):
-            got = await self._ask_once(node, waiting)
+            got = await self._ask_once(node, waiting, sum(sizes[cid] for cid in waiting))
             blocks |= got
             waiting = [cid for cid in waiting if cid not in got]
             if 2 * sum(map(len, got.values())) < EDGE_REPLY_BYTES_MAX:
                 break
         return blocks
 
-    async def _ask_once(self, node: NodeID, cids: Sequence[CID]) -> dict[CID, bytes]:
+    async def _ask_once(self, node: NodeID, cids: Sequence[CID], about_bytes: int) -> dict[CID, bytes]:
         request = encode(EdgeReadRequest(self.content, list(cids)))
         async with self._room:
             began = self._now()
             try:
                 raw = await self._network.client.post(
-                    node, "/v1/edge/read", request, max_bytes=REPLY_BYTES_MAX, timeout_s=REQUEST_TIMEOUT_S
+                    node, EDGE_READ, request, max_bytes=REPLY_BYTES_MAX, timeout_s=REQUEST_TIMEOUT_S
                 )
                 frames = decode_frames(raw, max_frame_bytes=BLOCK_BYTES_MAX)
                 if len(frames) != len(cids):
                     raise PeerProtocolError("an edge's answer does not fit the question", peer=id_text(node))
+            except asyncio.CancelledError:
+                if self._network.purse is not None:  # the edge has read and sent it, and counts it
+                    self._network.purse.took(node, EDGE_READ, min(about_bytes, EDGE_REPLY_BYTES_MAX))
+                raise
             except DDSError as error:
                 self._failed(node, error)
                 return {}
@@ -128,7 +134,7 @@ class Edges:
         self._answered(node, began, len(cids), len(right))
         if wrong is not None:
             self._network.edge_choice.lied(node)
-            self._network.ranking.lied(node)
+            self._network.lied(node)
             if all(culprit.node != node for culprit in self._culprits):
                 self._culprits.append(Culprit(node, f"as an edge, sent other bytes than block {cid_text(wrong)}"))
             log.warning("edge %s sent wrong bytes", id_text(node))

@@ -231,7 +231,7 @@ class Fetcher:
                 continue
             unproven = True
             if verdict:
-                self.network.ranking.lied(piece.node)
+                self.network.lied(piece.node)
                 self.culprits.append(Culprit(piece.node, verdict))
                 log.warning("node %s sent wrong bytes: %s", id_text(piece.node), verdict)
             segment.shun(piece.node)

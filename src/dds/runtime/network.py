@@ -234,6 +234,12 @@ class Network:
             if EDGE_ROLE in record.roles and is_current(record, NODE, now)
         ]
 
+    def lied(self, node: NodeID) -> None:
+        """A node sent wrong bytes: others are preferred, and it is not paid for them."""
+        self.ranking.lied(node)
+        if self.purse is not None:
+            self.purse.lied(node)
+
     def distance_s(self, node: NodeID) -> float:
         """Of a simulated network: seconds of a round trip that are added to what this machine takes."""
         record = self._nodes.get(node)

@@ -1,9 +1,9 @@
 """Pays nodes for what was read from them, where the home is willing to: vouchers, and the deposit that stands behind them.
 
 A node that serves no more without money answers 402; the client's transport then asks here (`pay`) and repeats the request
-once if it was paid. At the end of a session `settle` pays what is owed beyond small change. Both go to whoever served: storage
-nodes, origins and edges alike. What was read within a node's allowance asks no ledger, and neither does a promise that the
-deposit is known to cover.
+once if it was paid. At the end of a session, and now and then in a daemon, `settle` pays what is owed beyond small change. Both
+go to whoever served: storage nodes, origins and edges alike, but to nobody that sent wrong bytes. What was read within a node's
+allowance asks no ledger, and neither does a promise that the deposit is known to cover.
 
 Decides when to pay and when to put money into the deposit: `reading_deposit` at a time, never without being told to in
 config.toml. Does not decide how much a voucher says (protocol/reading_purse.py) nor keep it (storage/purse_book.py).
@@ -46,6 +46,7 @@ TERMS_BYTES_MAX: Final = KIB
 ASK_TIMEOUT_S: Final = 5.0
 SETTLE_TIMEOUT_S: Final = 5.0  # all nodes together, at the end
 NOTED_BYTES: Final = 8 * MIB  # read from a node, and it is written down: what a crash may forget
+POOR_S: Final = 10.0  # the ledger refused a deposit: it is not tried again for so long
 ROUNDS_MAX: Final = 3  # of asking and promising: a promise short of money is made again once there is some
 
 
@@ -90,11 +91,14 @@ class Purse:
         self._to_settle: dict[NodeID, int] = {}  # read since the node was last asked what is owed
         self._paying: dict[NodeID, asyncio.Task[bool]] = {}
         self._topping_up = asyncio.Lock()
+        self._poor_until = 0.0  # in the loop's time
+        self._liars: set[NodeID] = set()
         self.paid = 0  # promised in this session
         self.unpaid: dict[NodeID, str] = {}  # who stopped serving, and why it was not paid
 
-    def start(self, client: PeerClient) -> None:
-        self._client = client
+    def start(self, client: PeerClient, ledger: LedgerPort | None = None) -> None:
+        """`ledger`: one that signs with the same key already, for the nonces of a key have one counter."""
+        self._client, self._asked_ledger = client, ledger
 
     @property
     def is_willing(self) -> bool:
@@ -120,6 +124,10 @@ class Purse:
             task = self._paying[node] = asyncio.create_task(self._pay_or_say_why(node))
             task.add_done_callback(lambda _: self._paying.pop(node, None))
         return await asyncio.shield(task)  # who reads may be cancelled; a promise goes out once it is made
+
+    def lied(self, node: NodeID) -> None:
+        """It sent wrong bytes: in this session it is paid nothing."""
+        self._liars.add(node)
 
     # ---- the end
 
@@ -150,6 +158,8 @@ class Purse:
         return f"{len(self.unpaid)} nodes serve no more without being paid: {reason}"
 
     async def _settle(self, node: NodeID) -> None:
+        if node in self._liars:
+            return
         try:
             terms = await self._ask_terms(node)
             self._to_settle[node] = 0
@@ -169,6 +179,8 @@ class Purse:
         try:
             if not self.is_willing:
                 raise PaymentRequired("this home pays for no reads", hint=self._how_to_pay())
+            if node in self._liars:
+                raise PaymentRequired("it sent wrong bytes and is not paid")
             self._note()
             await self._pay(node, await self._ask_terms(node))
         except DDSError as error:
@@ -241,9 +253,13 @@ class Purse:
                 return
             if self._grant is not None:
                 raise PaymentRequired("the sponsor's grant or deposit is used up", hint="ask for another one")
+            loop = asyncio.get_running_loop()
+            if loop.time() < self._poor_until:
+                raise PaymentRequired("the deposit could not be topped up a moment ago", hint="see: dds wallet show")
             try:
                 await ledger.submit(self._key, Deposit(self._terms.deposit))
             except LedgerRefused as refusal:
+                self._poor_until = loop.time() + POOR_S
                 raise PaymentRequired(
                     f"the deposit could not be topped up: {refusal.message}", hint="see: dds wallet show"
                 ) from None
