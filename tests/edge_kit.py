@@ -21,6 +21,7 @@ from dds.runtime.announce import Announcer
 from dds.runtime.edge import Edge, EdgeParts
 from dds.runtime.edge_routes import EdgeRoutes
 from dds.runtime.network import Network
+from dds.runtime.purse import Purse
 from dds.runtime.reading_port import ReadingMeter
 from dds.storage.announce_queue import AnnounceQueue
 from dds.storage.block_cache import BlockCache
@@ -37,11 +38,15 @@ REGION = "here"
 READER = SigningKey(b"\x02" * 32)
 
 
+def edge_key(number: int) -> SigningKey:
+    return SigningKey(bytes([90 + number]) * 32)
+
+
 class EdgeSite:
     """One edge of the region `here`. `lies` replaces handlers, as in node_sites.py."""
 
     def __init__(self, number: int, root: Path, config: NodeConfig, network: Network, pool: ThreadPoolExecutor) -> None:
-        self.key = SigningKey(bytes([90 + number]) * 32)
+        self.key = edge_key(number)
         self.node_id = NodeID(self.key.public)
         self.address = ""
         self.lies: dict[tuple[str, str], Handler] = {}
@@ -65,9 +70,10 @@ class EdgeSite:
             self.key, NODE, msgspec.structs.replace(made, addresses=[self.address], roles=["ecn"], region=REGION)
         )
 
-    def server(self, meter: ReadingMeter | None) -> PeerServer:
+    def server(self, meter: ReadingMeter | None, more: Sequence[Route]) -> PeerServer:
         block = Route("GET", "/v1/blocks/{cid}", self._block, max_reply_bytes=BLOCK_BYTES_MAX)
-        routes = [block, *EdgeRoutes(self.edge, meter).routes()]
+        self.meter = meter
+        routes = [block, *EdgeRoutes(self.edge, meter).routes(), *more]
         return PeerServer(self.key, network=NETWORK, routes=[self._route(route) for route in routes])
 
     def _route(self, route: Route) -> Route:
@@ -79,9 +85,13 @@ class EdgeSite:
 
     async def _block(self, request: Request) -> Response:
         cid = parse_cid(request.params["cid"])
+        if self.meter is not None:
+            self.meter.admit(request)
         block = await self.edge.block(cid)
         if block is None:
             raise NotFoundError(f"block {cid_text(cid)} is not served here")
+        if self.meter is not None:
+            self.meter.served(request, len(block))
         return Response(200, block)
 
     @property
@@ -100,19 +110,20 @@ async def edge_site(
     number: int = 0,
     bytes_max: int = 64 * MIB,
     meter: ReadingMeter | None = None,
+    more: Sequence[Route] = (),
 ) -> AsyncIterator[EdgeSite]:
-    """An edge that knows the nodes; it is stopped like a killed one."""
+    """An edge that knows the nodes; it is stopped like a killed one. `more`: routes of its meter."""
     config = NodeConfig("edge", NETWORK, roles=("ecn",), region=REGION, edge_bytes_max=bytes_max)
     async with AsyncExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(2))
-        key = SigningKey(bytes([90 + number]) * 32)
+        key = edge_key(number)
         client = await stack.enter_async_context(PeerClient(key, network=NETWORK))
         network = Network(key, ClientConfig(NETWORK, region=REGION), client)
         network.learn([node.record() for node in nodes])
         site = EdgeSite(number, root, config, network, pool)
         await site.edge.start()
         stack.push_async_callback(site.edge.stop)
-        server = site.server(meter)
+        server = site.server(meter, more)
         site.address = format_address("127.0.0.1", await server.start())
         stack.push_async_callback(server.stop, 0.0)
         yield site
@@ -120,13 +131,15 @@ async def edge_site(
 
 @asynccontextmanager
 async def reader_near(
-    nodes: Sequence[Site], *edges: EdgeSite, key: SigningKey = READER, rtt_ms: int = 0
+    nodes: Sequence[Site], *edges: EdgeSite, key: SigningKey = READER, rtt_ms: int = 0, purse: Purse | None = None
 ) -> AsyncIterator[Network]:
     """A reader in the edges' region; all storing nodes are elsewhere, `rtt_ms` away."""
     known: list[Network] = []
     distance = (lambda node: known[0].distance_s(node)) if rtt_ms else None
-    async with PeerClient(key, network=NETWORK, distance=distance) as client:
-        network = Network(key, ClientConfig(NETWORK, region=REGION, simulated_rtt_ms=rtt_ms), client)
+    async with PeerClient(key, network=NETWORK, distance=distance, payer=purse) as client:
+        if purse is not None:
+            purse.start(client)
+        network = Network(key, ClientConfig(NETWORK, region=REGION, simulated_rtt_ms=rtt_ms), client, purse=purse)
         known.append(network)
         network.learn([*(node.record() for node in nodes), *(edge.record() for edge in edges)])
         try:

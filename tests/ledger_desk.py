@@ -33,8 +33,8 @@ from dds.storage.home import ClientConfig, Home, write_client_config
 from dds.storage.keyfile import create_key
 from dds.wire.ledger import AnyBody, RegisterSegments, Reserve, SegmentEntry, StripeRun, WitnessReport, stripes_hash
 from dds.wire.receipts import RECEIPT_VERSION, Receipt, sign_receipt
+from tests.discovery_samples import NETWORK as NETWORK
 
-NETWORK = "desk"
 BEGAN_MS = 1_800_000_000_000
 EPOCH_MS = 3_600_000
 HOST_KEY, OPERATOR = SigningKey(b"\x21" * 32), SigningKey(b"\x22" * 32)

@@ -46,7 +46,7 @@ from dds.runtime.peers import PeerHost, parse_bootstrap
 from dds.runtime.popularity import PopularityCounter
 from dds.runtime.signals import stop_requests
 from dds.runtime.staging import STAGED_SHARE_OF_CAPACITY, StagingQuota
-from dds.runtime.supervisor import supervise
+from dds.runtime.supervisor import every, supervise
 from dds.runtime.upkeep import StoreKeeper, pace_for
 from dds.storage.fragment_store import FragmentStore, StoreConfig
 from dds.storage.home import (
@@ -74,6 +74,7 @@ STOP_GRACE_S: Final = 8.0  # for requests under way; a devnet waits 10 s before 
 STORE_THREADS: Final = 4
 MEMORY_BYTES_MIN: Final = 16 * MIB  # room for two of the largest requests
 FREE_STEP_BYTES: Final = 64 * MIB  # the published free space is rounded down to this, so that records change seldom
+PURSE_SETTLES_S: Final = 60.0  # how often nodes are paid what they are owed for reads of ours
 WITNESS_DIRECTORY: Final = "witness"
 STORING_ROLES: Final = frozenset({"ssn", "asn"})
 ANNOUNCING: Final = AnnouncerConfig(puts_per_s=4.0, puts_per_s_max=10, first_after_s=5.0)
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     from dds.runtime.edge import Edge
     from dds.runtime.node_audits import NodeAudits
     from dds.runtime.origin import Origin
+    from dds.runtime.purse import Purse
     from dds.runtime.reading_meter import PaidMeter
 
 _log: Final = logging.getLogger("dds.node")
@@ -184,7 +186,8 @@ class Node:
         )
         self.dht = DHTNode(config.network)
         distance = self._distance_s if config.simulated_rtt_ms else None
-        self._client = PeerClient(key, network=config.network, bandwidth=bandwidth, distance=distance)
+        self._purse = self._make_purse() if config.ledger and config.reading_deposit else None
+        self._client = PeerClient(key, network=config.network, bandwidth=bandwidth, distance=distance, payer=self._purse)
         self.peers = self._peer_host(seed)
         self._reach = NodeReach(key, config, self.peers.table, self._addresses_changed)
         self.announcer = self._announcer(seed)
@@ -279,7 +282,7 @@ class Node:
 
         config = self.config
         known = ClientConfig(config.network, region=config.region, simulated_rtt_ms=config.simulated_rtt_ms)
-        network = Network(self._key, known, self._client, self.dht)
+        network = Network(self._key, known, self._client, self.dht, self._purse)
 
         def with_peers() -> Network:
             network.learn(self.peers.shared())
@@ -323,6 +326,14 @@ class Node:
             redeem_epochs=config.settle_epochs,
         )
 
+    def _make_purse(self) -> Purse:
+        """Imported here: a node that pays for no reads carries nothing of it."""
+        from dds.runtime.purse import Purse, PurseTerms
+
+        config = self.config
+        terms = PurseTerms(config.reading_deposit, config.reading_price_max)
+        return Purse(self._key, config.network, self.files.purse_file, terms, config.ledger)
+
     def _learn(self, node: NodeID) -> None:
         """A witness that stores proves that to itself too."""
         if node == self.node_id:
@@ -358,6 +369,9 @@ class Node:
         )
         stack.push_async_callback(self.dht.stop)
         await stack.enter_async_context(self._client)
+        if self._purse is not None:
+            stack.push_async_callback(self._purse.close)
+            self._purse.start(self._client, None if self._audits is None else self._audits.ledger)
         stack.push_async_callback(self.peers.stop)
         stack.push_async_callback(self.announcer.stop)
         if self._meter is not None:
@@ -406,6 +420,8 @@ class Node:
             jobs |= self._audits.jobs()
         if self._meter is not None:
             jobs |= self._meter.jobs()
+        if (purse := self._purse) is not None:
+            jobs["purse"] = lambda: every(PURSE_SETTLES_S, purse.settle)
         if self._popularity is not None:
             jobs["popularity"] = self._popularity.run
         if self._let_go is not None:

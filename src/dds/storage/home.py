@@ -115,6 +115,8 @@ class NodeConfig:
     read_price: ByteCount = 1_862  # base units per KiB that is read here beyond what is free
     free_read_bytes_per_day: ByteCount = GIB  # by one reader
     read_debt_bytes_max: ByteCount = 16 * MIB  # read, not free and not paid: then the reader is stopped until it pays
+    reading_deposit: ByteCount = 0  # as in config.toml, from the node's own account: pays for what the node reads from others
+    reading_price_max: ByteCount = 10_000  # base units per KiB
     edge_bytes_max: ByteCount = 10 * GIB  # of an edge's cache
     edge_ttl_s: Annotated[int, msgspec.Meta(ge=1, le=3650 * DAY_S)] = 7 * DAY_S  # a cached block that nobody reads goes
     simulated_rtt_ms: RoundTrip = 0  # added to every exchange with a node of another region; a devnet's test aid
@@ -192,6 +194,11 @@ class NodeHome:
     def origin_dir(self) -> Path:
         """One directory for each put that was handed over."""
         return self.root / "origin"
+
+    @property
+    def purse_file(self) -> Path:
+        """What the node has read from others and promised them."""
+        return self.root / "purse.sqlite"
 
     @property
     def edge_dir(self) -> Path:
