@@ -22,7 +22,7 @@ from dds.apps.cli.ledger_session import (
 )
 from dds.apps.cli.ledger_text import facts, table
 from dds.apps.cli.session import Session, command, command_hint, fields, group, plain
-from dds.primitives.errors import InputError
+from dds.primitives.errors import InputError, LedgerRefused
 from dds.primitives.ids import id_text
 from dds.primitives.money import format_tokens, parse_tokens
 
@@ -159,21 +159,25 @@ def withdraw(
 
     async def work(desk: Desk) -> None:
         found = await desk.client.find(DEPOSITS, desk.key.public) or DepositEntry()
-        epoch = (await desk.chain()).epoch
-        if units is None and found.leaving and epoch >= found.release_epoch:
-            done = await desk.send(Withdraw())
-            told(session, done, f"took {format_tokens(found.leaving)} back", taken=found.leaving)
-            return
+        if units is None and found.leaving:
+            try:  # the ledger says whether it is time: on one where nothing happens, the last block is of an epoch long past
+                done = await desk.send(Withdraw())
+            except LedgerRefused as refusal:
+                if refusal.refusal != "too-early":
+                    raise
+            else:
+                told(session, done, f"took {format_tokens(found.leaving)} back", taken=found.leaving)
+                return
         asked = found.amount if units is None else units
         if not asked and found.leaving:
             raise InputError(
                 f"{format_tokens(found.leaving)} are on their way: they can be taken in epoch {found.release_epoch}",
-                hint=f"this is epoch {epoch}; run the same command again then",
+                hint=f"this is epoch {(await desk.chain()).epoch}; run the same command again then",
             )
         if not asked:
             raise InputError("there is no deposit to take back", hint="see: dds wallet show")
-        release = epoch + (await desk.params()).withdrawal_epochs
         done = await desk.send(RequestWithdrawal(asked))
+        release = (await desk.client.find(DEPOSITS, desk.key.public) or DepositEntry()).release_epoch
         again = command_hint("wallet withdraw", session)
         text = f"asked {format_tokens(asked)} back: take it from epoch {release} on with {again}"
         told(session, done, text, asked=asked, release_epoch=release)
