@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from dds import __version__
 from dds.primitives.errors import ConfigError
@@ -32,7 +32,6 @@ from dds.primitives.keys import SigningKey
 from dds.primitives.units import MIB
 from dds.protocol.peers import PeerTable
 from dds.runtime.announce import Announcer, AnnouncerConfig
-from dds.runtime.dialback import DialbackHost, DialbackParts
 from dds.runtime.lan import LanPeers
 from dds.runtime.logs import event, log_to_file, stop_logging
 from dds.runtime.metrics import Registry
@@ -40,6 +39,7 @@ from dds.runtime.node_announce import announce_all_held, open_announce_queue, st
 from dds.runtime.node_metrics import TimedFileOps, add_node_metrics
 from dds.runtime.node_peers import PeerQuestions
 from dds.runtime.node_reach import NodeReach
+from dds.runtime.node_roles import Ground, make_audits, make_dialback, make_edge, make_meter, make_origin, make_purse
 from dds.runtime.node_routes import NodeFaces, NodeRoutes
 from dds.runtime.node_service import NodeService, Receipted
 from dds.runtime.peers import PeerHost, parse_bootstrap
@@ -50,7 +50,6 @@ from dds.runtime.supervisor import every, supervise
 from dds.runtime.upkeep import StoreKeeper, pace_for
 from dds.storage.fragment_store import FragmentStore, StoreConfig
 from dds.storage.home import (
-    ClientConfig,
     Home,
     NodeConfig,
     NodeHome,
@@ -65,7 +64,6 @@ from dds.transport.client import PeerClient
 from dds.transport.dht import DHTNode
 from dds.transport.lan import LanService
 from dds.transport.limits import ServerLimits
-from dds.transport.routes import Route
 from dds.transport.server import PeerServer
 from dds.wire.discovery import RECORD_VERSION, NodeRecord, format_address
 from dds.wire.manifest import Manifest
@@ -75,16 +73,7 @@ STORE_THREADS: Final = 4
 MEMORY_BYTES_MIN: Final = 16 * MIB  # room for two of the largest requests
 FREE_STEP_BYTES: Final = 64 * MIB  # the published free space is rounded down to this, so that records change seldom
 PURSE_SETTLES_S: Final = 60.0  # how often nodes are paid what they are owed for reads of ours
-WITNESS_DIRECTORY: Final = "witness"
-STORING_ROLES: Final = frozenset({"ssn", "asn"})
 ANNOUNCING: Final = AnnouncerConfig(puts_per_s=4.0, puts_per_s_max=10, first_after_s=5.0)
-
-if TYPE_CHECKING:
-    from dds.runtime.edge import Edge
-    from dds.runtime.node_audits import NodeAudits
-    from dds.runtime.origin import Origin
-    from dds.runtime.purse import Purse
-    from dds.runtime.reading_meter import PaidMeter
 
 _log: Final = logging.getLogger("dds.node")
 
@@ -186,26 +175,46 @@ class Node:
         )
         self.dht = DHTNode(config.network)
         distance = self._distance_s if config.simulated_rtt_ms else None
-        self._purse = self._make_purse() if config.ledger and config.reading_deposit else None
+        self._purse = make_purse(config, files, key)
         self._client = PeerClient(key, network=config.network, bandwidth=bandwidth, distance=distance, payer=self._purse)
         self.peers = self._peer_host(seed)
         self._reach = NodeReach(key, config, self.peers.table, self._addresses_changed)
         self.announcer = self._announcer(seed)
-        self._audits = self._make_audits() if config.ledger else None
-        self._meter = self._make_meter() if self._audits is not None and config.read_price else None
+        ground = Ground(
+            config=config,
+            files=files,
+            key=key,
+            seed=seed,
+            store=store,
+            pool=pool,
+            metrics=metrics,
+            bandwidth=bandwidth,
+            dht=self.dht,
+            client=self._client,
+            peers=self.peers,
+            questions=self._questions,
+            announcer=self.announcer,
+            purse=self._purse,
+            addresses=lambda: self.addresses,
+            distance=distance,
+        )
+        self._stores = ground.stores
+        self._audits = make_audits(ground)
+        self._meter = make_meter(ground, self._audits)
         self._popularity = PopularityCounter(store, files.root) if self._stores else None
         self._let_go = None if self._audits is None else self._audits.letting_go(store, files.root, self.announcer)
+        self.origin, origin_routes = make_origin(ground)
+        self.edge, edge_routes = make_edge(ground, self._meter)
+        self.dialback = make_dialback(ground)
         self.routes = self._routes()
-        self.origin = self._make_origin(bandwidth) if "origin" in config.roles else None
-        self.edge = self._make_edge(seed) if "ecn" in config.roles else None
         self.routes.serve_blocks(*(part.block for part in (self.origin, self.edge) if part is not None))
-        self.dialback = self._make_dialback(bandwidth)
-        faces = [*self._origin_routes(), *self._edge_routes(), *self._audit_routes(), *self.dialback.routes()]
-        faces += [] if self._meter is None else self._meter.routes()
+        routes = [*self.routes.routes(stores=self._stores), *origin_routes, *edge_routes, *self.dialback.routes()]
+        for part in (self._audits, self._meter):
+            routes += [] if part is None else part.routes()
         self.server = PeerServer(
             key,
             network=config.network,
-            routes=[*self.routes.routes(stores=self._stores), *faces],
+            routes=routes,
             limits=ServerLimits(bodies_bytes_max=config.memory_bytes_max),
             bandwidth=bandwidth,
         )
@@ -222,21 +231,6 @@ class Node:
             dht=self.dht,
             bootstrap=[parse_bootstrap(text) for text in self.config.bootstrap],
         )
-
-    def _make_dialback(self, bandwidth: Bandwidth) -> DialbackHost:
-        distance = self._distance_s if self.config.simulated_rtt_ms else None
-        parts = DialbackParts(
-            self._key,
-            self.config.network,
-            self.peers.table,
-            self._client,
-            self._questions.learn,
-            self.peers.report,
-            self.peers.own_record,
-            bandwidth,
-            distance,
-        )
-        return DialbackHost(parts)
 
     def _announcer(self, seed: bytes) -> Announcer:
         return Announcer(
@@ -255,94 +249,6 @@ class Node:
         peer = self.peers.table.get(node)
         region = peer.record.region if peer is not None and peer.record is not None else self.config.region
         return self.config.simulated_rtt_ms / 1000 if region != self.config.region else 0.0
-
-    @property
-    def _stores(self) -> bool:
-        """Whether the node keeps fragments for others."""
-        return not STORING_ROLES.isdisjoint(self.config.roles)
-
-    def _make_origin(self, bandwidth: Bandwidth) -> Origin:
-        """Imported here: a node that is no origin carries nothing of what a put needs."""
-        from dds.runtime.origin import Origin, OriginParts
-
-        parts = OriginParts(self._key, self.dht, bandwidth, lambda: self.addresses)
-        return Origin(Home(self.files.root.parent), self.config, parts)
-
-    def _origin_routes(self) -> list[Route]:
-        if self.origin is None:
-            return []
-        from dds.runtime.origin_routes import OriginRoutes
-
-        return OriginRoutes(self.origin).routes()
-
-    def _make_edge(self, seed: bytes) -> Edge:
-        """Imported here: a node that is no edge carries nothing of a reader."""
-        from dds.runtime.edge import Edge, EdgeParts
-        from dds.runtime.network import Network
-
-        config = self.config
-        known = ClientConfig(config.network, region=config.region, simulated_rtt_ms=config.simulated_rtt_ms)
-        network = Network(self._key, known, self._client, self.dht, self._purse)
-
-        def with_peers() -> Network:
-            network.learn(self.peers.shared())
-            return network
-
-        return Edge(self.files.edge_dir, config, EdgeParts(self._pool, self.announcer, with_peers, seed))
-
-    def _edge_routes(self) -> list[Route]:
-        if self.edge is None:
-            return []
-        from dds.runtime.edge_routes import EdgeRoutes
-
-        return EdgeRoutes(self.edge, self._meter).routes()
-
-    def _make_audits(self) -> NodeAudits:
-        """Imported here: a node without a ledger carries nothing of it."""
-        from dds.runtime.node_audits import AuditParts, NodeAudits, ledger_at
-
-        config, client = self.config, self._client
-        ledger = ledger_at(config.ledger, client, config.network)
-        parts = AuditParts(self._key, config.network, ledger, client, self._learn, self._pool, self.metrics)
-        witness_dir = self.files.root / WITNESS_DIRECTORY if "witness" in config.roles else None
-        store = self.store if self._stores else None
-        return NodeAudits(parts, store=store, witness_dir=witness_dir, settle_epochs=config.settle_epochs)
-
-    def _make_meter(self) -> PaidMeter:
-        """Imported here: a node that serves for nothing carries nothing of it."""
-        from dds.protocol.reading_account import ReadingPolicy
-        from dds.runtime.reading_meter import PaidMeter
-
-        config = self.config
-        assert self._audits is not None
-        return PaidMeter(
-            self._key,
-            config.network,
-            ReadingPolicy(config.read_price, config.free_read_bytes_per_day, config.read_debt_bytes_max),
-            self.files.root,
-            self._audits.ledger,
-            self._pool,
-            lambda: time.time_ns() // 1_000_000,
-            redeem_epochs=config.settle_epochs,
-        )
-
-    def _make_purse(self) -> Purse:
-        """Imported here: a node that pays for no reads carries nothing of it."""
-        from dds.runtime.purse import Purse, PurseTerms
-
-        config = self.config
-        terms = PurseTerms(config.reading_deposit, config.reading_price_max)
-        return Purse(self._key, config.network, self.files.purse_file, terms, config.ledger)
-
-    def _learn(self, node: NodeID) -> None:
-        """A witness that stores proves that to itself too."""
-        if node == self.node_id:
-            self._client.learn(node, [parse_host_port(address) for address in self.addresses])
-        else:
-            self._questions.learn(node)
-
-    def _audit_routes(self) -> list[Route]:
-        return [] if self._audits is None else self._audits.routes()
 
     def _routes(self) -> NodeRoutes:
         service = NodeService(self.store, self._key, self.config.network)
