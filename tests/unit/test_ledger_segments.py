@@ -20,6 +20,7 @@ from dds.wire.ledger import (
     DrainPool,
     FundPool,
     Loss,
+    LossFound,
     Redraw,
     RegisterSegments,
     ReportLoss,
@@ -415,3 +416,21 @@ def test_a_caught_node_receipts_nothing(ledger: Storage) -> None:
     ledger.state.keep()
     entry = ledger.entry(identifier, [ledger.receipt(0, chosen[0], identifier)])
     assert ledger.send(ledger.anna, RegisterSegments([entry])).code == "node-not-active"
+
+
+@pytest.mark.parametrize(("epoch", "state"), [(5, Holding.ACTIVE), (6, Holding.FREED)])
+def test_a_node_drawn_again_for_what_it_lost_answers_for_no_epoch_before(epoch: int, state: Holding) -> None:
+    ledger = Storage(3)  # three hold the segment: whoever lost an index is drawn for it again
+    ledger.open()
+    _, chosen = ledger.store()
+    ledger.pass_until(5)
+    ledger.ok(ledger.nodes[chosen[0]], ReportLoss([Loss(ONE, 0)]))
+    ledger.ok(ledger.anna, Redraw(ONE, [0]))
+    ledger.ok(ledger.anna, AddReceipts(ONE, [ledger.late_receipt(0)]))
+    slashed = len(ledger.named("slash"))
+    ledger.to_epoch(6)
+    for witness in ledger.seated(epoch):
+        assert ledger.report(witness, epoch, [], losses=[LossFound(chosen[0], ONE, 0)]).ok
+    assert ledger.segment().assignments[0].state == state
+    assert len(ledger.named("slash")) == slashed + (state == Holding.FREED)
+    ledger.assert_sound()

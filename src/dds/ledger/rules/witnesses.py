@@ -117,7 +117,7 @@ def _count(state: State, body: WitnessReport, number: int) -> None:
         "no-such-node",
         f"a pass beyond the {record.node_count} nodes that there were when epoch {body.epoch} began",
     )
-    losses, found = _with_losses(state, record, body.losses, place)
+    losses, found = _with_losses(state, body.epoch, record, body.losses, place)
     commits = record.commits
     if body.commit:
         commits = commits or (b"",) * len(record.committee)
@@ -144,17 +144,17 @@ def _with_votes(passes: bytes, bitmap: bytes, nodes: int) -> bytes:
 
 
 def _with_losses(
-    state: State, record: EpochRecord, said: list[LossFound], place: int
+    state: State, epoch: int, record: EpochRecord, said: list[LossFound], place: int
 ) -> tuple[tuple[LossVotes, ...], list[LossVotes]]:
     """The votes with those of `place` added, and the ones that are a quorum by it.
 
-    What names no active assignment of its node is passed over: it may have been freed since the witness looked.
+    What names no assignment that is active and its node's since that epoch is passed over: it may have been freed meanwhile.
     """
     votes = {(entry.node, entry.segment_id, entry.index): entry for entry in record.losses}
     needed = quorum(state.params, len(record.committee))
     found = []
     for loss in said:
-        if _is_held(state, loss):
+        if _was_held(state, loss, epoch):
             key = (loss.node, loss.segment_id, loss.index)
             before = votes.get(key) or LossVotes(loss.node, loss.segment_id, loss.index, 0)
             votes[key] = after = replace(before, votes=before.votes | 1 << place)
@@ -163,12 +163,14 @@ def _with_losses(
     return tuple(votes.values()), found
 
 
-def _is_held(state: State, loss: LossFound) -> bool:
+def _was_held(state: State, loss: LossFound, epoch: int) -> bool:
+    """A node that was let go and drawn again for the same index answers for what it holds now, from its first epoch on."""
     segment = state.find(SEGMENTS, loss.segment_id)
     if segment is None or loss.index >= len(segment.assignments):
         return False
     assignment = segment.assignments[loss.index]
-    return assignment.node == loss.node and assignment.state == Holding.ACTIVE
+    is_its = assignment.node == loss.node and assignment.state == Holding.ACTIVE
+    return is_its and assignment.first_epoch <= epoch
 
 
 def _release_lost(state: State, epoch: int, record: EpochRecord, votes: LossVotes) -> None:
