@@ -147,7 +147,7 @@ def reencode(w: World, rng: Random) -> Attempt | None:
     for segment_id, segment in _living_segments(w, rng):
         contracts = {name: w.get(CONTRACTS, name) for name in (entry.contract for entry in segment.sponsors)}
         owners = {found.publisher for found in contracts.values() if found}
-        if len(owners) != 1 or segment.released or segment.registered_epoch == w.epoch:
+        if len(owners) != 1 or segment.released or segment.registered_epoch == w.epoch or _unpaid(segment, w.epoch):
             continue
         for name, reservation, contract, stripes in _fitting(w, rng):
             if contract.publisher in owners and reservation.contract not in contracts:
@@ -158,6 +158,14 @@ def reencode(w: World, rng: Random) -> Attempt | None:
                     entry = wire.SegmentEntry(name, *names, sha256(names[1]), list(stripes), receipts)
                     return w.keys[contract.publisher], wire.Reencode(entry)
     return None
+
+
+def _unpaid(segment: Segment, epoch: int) -> int:
+    """The stripes (bits) for which nobody pays in `epoch`."""
+    unpaid = (1 << rent.stripe_count(segment.stripes)) - 1
+    for entry in segment.sponsors:
+        unpaid &= ~(entry.stripes if entry.start_epoch <= epoch < entry.end_epoch else 0)
+    return unpaid
 
 
 def _newcomers(w: World, segment: Segment, reservation: Reservation, stripes: Any) -> dict[int, Node]:

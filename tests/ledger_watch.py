@@ -203,7 +203,7 @@ class Watch:
 
     def _end_of(self, entry: SponsorEntry) -> int:
         cancelled: int = self.tables[CONTRACTS.prefix][entry.contract].cancelled_epoch
-        return entry.end_epoch if cancelled < 0 else min(entry.end_epoch, cancelled + 1)
+        return entry.end_epoch if cancelled < 0 else min(entry.end_epoch, max(entry.start_epoch, cancelled) + 1)
 
     def _due(self, segment: Segment, ends: Mapping[bytes, int], index: int, epoch: int) -> dict[bytes, Fraction]:
         """For one epoch, by sponsor: its part of each stripe's bytes, at its own price."""

@@ -23,6 +23,7 @@ from dds.wire.ledger import (
     AddReceipts,
     CancelContract,
     Endow,
+    ExtendSegments,
     Loss,
     LossFound,
     OpenContract,
@@ -35,6 +36,7 @@ from dds.wire.ledger import (
     Sponsor,
     StripeRun,
     Tx,
+    Unsponsor,
     stripes_hash,
 )
 from tests.ledger_storage import ALL, DEPOSIT, PRICE, PRICE_MAX, SLOT, STRIPES, TERM, Storage
@@ -251,10 +253,25 @@ def test_pay_that_is_settled_before_is_not_paid_again(ledger: Archive) -> None:
     ledger.assert_sound()
 
 
-def test_a_term_that_is_over_is_not_paid_beyond_its_end(ledger: Archive) -> None:
-    ledger.stored_at(TERM + 1)  # its last epoch is not closed yet
+def test_a_term_that_is_over_is_extended_before_another_encoding_takes_its_place(ledger: Archive) -> None:
+    """Its last epoch is not closed yet: the holders have it in this one too, and would not be paid."""
+    _, chosen = ledger.store()
+    ledger.pass_until(TERM)
+    reservation = ledger.drawn(ledger.archive)
+    ledger.pass_until(TERM + 1)
+    assert refused(ledger, ledger.anew(reservation, ledger.newcomers(reservation))) == "not-paid"
+    ledger.ok(ledger.anna, ExtendSegments(ledger.contract_id(), [ONE], 1))
+    done(ledger.send(ledger.anna, ledger.anew(reservation, ledger.newcomers(reservation))))
+    assert ledger.earned() == dict.fromkeys(chosen, (TERM + 1) * OLD_INDEX * PRICE >> 20)
+    ledger.assert_sound()
+
+
+def test_who_leaves_at_once_and_re_encodes_pays_for_the_epoch_between(ledger: Archive) -> None:
+    _, chosen = ledger.store()
+    ledger.ok(ledger.anna, Unsponsor(ledger.contract_id(), [ONE]))
+    ledger.pass_until(1)
     done(ledger.reencode())
-    assert sum(ledger.earned().values()) <= 3 * TERM * OLD_INDEX * PRICE >> 20
+    assert ledger.earned() == dict.fromkeys(chosen, ONE_EPOCH)
     ledger.assert_sound()
 
 

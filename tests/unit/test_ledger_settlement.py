@@ -8,7 +8,17 @@ import pytest
 
 from dds.ledger.faults import Refused
 from dds.ledger.money import balance
-from dds.ledger.records import ENDOWMENTS, SEGMENTS, STANDINGS, Holding, Run, SponsorEntry, Standing, number_key
+from dds.ledger.records import (
+    ENDOWMENTS,
+    SEGMENTS,
+    STANDINGS,
+    Holding,
+    Run,
+    SponsorEntry,
+    Standing,
+    contract_id,
+    number_key,
+)
 from dds.ledger.rules import emission, inventory
 from dds.ledger.rules.holding import release, touch
 from dds.placement.roles import SSN
@@ -20,6 +30,7 @@ from dds.wire.ledger import (
     Endow,
     ExtendSegments,
     Loss,
+    OpenContract,
     RegisterSegments,
     ReportLoss,
     SetContract,
@@ -30,7 +41,7 @@ from dds.wire.ledger import (
     WithdrawEscrow,
 )
 from tests.ledger_committee import small_params
-from tests.ledger_storage import ALL, PRICE, SLOT, TERM, Storage
+from tests.ledger_storage import ALL, PRICE, PRICE_MAX, SLOT, TERM, Storage
 
 ONE = sha256(b"one")
 
@@ -205,14 +216,14 @@ def test_a_segment_ends_when_its_last_epoch_is_closed_and_frees_everybody(ledger
 def test_an_ended_segment_can_be_proven_to_the_end_of_the_epoch_and_is_gone_then(ledger: Storage) -> None:
     _, chosen = ledger.store()
     ledger.ok(ledger.anna, Unsponsor(ledger.contract_id(), [ONE]))
-    ledger.pass_until(2)
+    ledger.pass_until(3)
     settle(ledger)
     assert inventory.total_leaves(ledger.state, chosen[0]) > 0
     (again,) = ledger.reserve()
     result = ledger.send(ledger.anna, RegisterSegments([ledger.entry(again, [])]))
     assert result.code == "segment-exists" and "register it in the next" in result.message
     assert ledger.send(ledger.anna, ExtendSegments(ledger.contract_id(), [ONE], 1)).code == "segment-ended"
-    ledger.pass_until(3)
+    ledger.pass_until(4)
     assert ledger.state.find(SEGMENTS, ONE) is None
     assert inventory.total_leaves(ledger.state, chosen[0]) == 0
     settle(ledger)  # what has gone is passed over
@@ -290,7 +301,7 @@ def test_stripes_that_nobody_sponsors_any_more_are_released(ledger: Storage) -> 
     _, chosen = ledger.store()
     ledger.sponsor(ledger.bert, 0b10)
     ledger.ok(ledger.anna, Unsponsor(ledger.contract_id(), [ONE]))
-    ledger.pass_until(2)
+    ledger.pass_until(3)
     collateral = ledger.segment().assignments[0].collateral
     settle(ledger)
     segment = ledger.segment()
@@ -299,7 +310,7 @@ def test_stripes_that_nobody_sponsors_any_more_are_released(ledger: Storage) -> 
     assert segment.assignments[0].collateral == collateral  # stays until it is freed
     assert ledger.node(chosen[0]).promised_bytes == SLOT
     assert inventory.total_leaves(ledger.state, chosen[0]) == 134  # this epoch's inventory is frozen
-    ledger.pass_until(3)
+    ledger.pass_until(4)
     assert inventory.total_leaves(ledger.state, chosen[0]) == 67
     held = inventory.find_held(ledger.state, chosen[0], ONE, 0)
     assert held is not None and held.released == 0b01
@@ -316,6 +327,51 @@ def test_unsponsored_epochs_come_back_at_once_when_they_are_closed(ledger: Stora
     ledger.pass_until(5)
     settle(ledger)
     assert ledger.contract().escrow == before + sponsor.prepaid + sponsor.reserve - 3 * (paid(1) + paid(2))
+
+
+@pytest.mark.parametrize("leave", ["unsponsor", "cancel"])
+def test_who_joins_and_leaves_at_once_pays_for_one_epoch(ledger: Storage, leave: str) -> None:
+    _, chosen = ledger.store()
+    name = ledger.contract_id()
+    ledger.ok(ledger.anna, Unsponsor(name, [ONE]) if leave == "unsponsor" else CancelContract(name))
+    ledger.pass_until(9)
+    settle(ledger)
+    assert ledger.earned() == dict.fromkeys(chosen, paid(1))
+    ledger.assert_sound()
+
+
+def test_two_contracts_that_take_turns_pay_for_every_epoch(ledger: Storage) -> None:
+    """Each joins for as little as it can and leaves at once, so that the segment always has a sponsor."""
+    hot = contract_id(ledger.anna.public, "hot")
+    ledger.ok(ledger.anna, OpenContract("hot", 2, 1, TERM, PRICE_MAX, TOKEN))
+    _, chosen = ledger.store()
+    ledger.ok(ledger.anna, Unsponsor(ledger.contract_id(), [ONE]))
+    for epoch in range(1, 10):
+        ledger.pass_until(epoch)
+        turn = hot if epoch % 2 else ledger.contract_id()
+        ledger.ok(ledger.anna, Sponsor(turn, ONE, ALL.to_bytes(8, "little")))
+        ledger.ok(ledger.anna, Unsponsor(turn, [ONE]))
+    ledger.pass_until(11)
+    settle(ledger)  # through epoch 9
+    assert ledger.earned() == dict.fromkeys(chosen, 9 * paid(1))  # each turn is floored
+    ledger.assert_sound()
+
+
+@pytest.mark.parametrize(("stripes", "begins"), [(0b01, 4), (0b10, 3), (ALL, 3)])
+def test_who_joins_after_a_stripes_last_sponsor_pays_for_the_epoch_between(ledger: Storage, stripes: int, begins: int) -> None:
+    ledger.store()
+    ledger.sponsor(ledger.bert, 0b01)
+    ledger.pass_until(2)
+    ledger.ok(ledger.anna, Unsponsor(ledger.contract_id(), [ONE]))  # epoch 2 is the last of the second stripe
+    ledger.ok(ledger.anna, OpenContract("hot", 2, 1, TERM, PRICE_MAX, TOKEN))
+    ledger.pass_until(3)
+    hot = contract_id(ledger.anna.public, "hot")
+    ledger.ok(ledger.anna, Sponsor(hot, ONE, stripes.to_bytes(8, "little")))
+    joined = ledger.segment().sponsors[-1]
+    assert (joined.contract, joined.start_epoch, joined.end_epoch) == (hot, begins, begins + TERM)
+    ledger.pass_until(begins + TERM + 2)
+    settle(ledger)
+    ledger.assert_sound()
 
 
 @pytest.mark.parametrize(("stripes", "code"), [(0, "no-stripes"), (0b100, "no-such-stripe")])

@@ -174,11 +174,11 @@ def _free(
 
 
 def _end_cancelled(state: State, segment: Segment) -> Segment:
-    """A cancelled contract pays to the end of the epoch that it was cancelled in."""
+    """A cancelled contract pays to the end of the epoch that it was cancelled in, and for one epoch at least."""
     sponsors = []
     for entry in segment.sponsors:
         cancelled = _contract(state, entry).cancelled_epoch
-        end = entry.end_epoch if cancelled < 0 else min(entry.end_epoch, cancelled + 1)
+        end = entry.end_epoch if cancelled < 0 else min(entry.end_epoch, max(entry.start_epoch, cancelled) + 1)
         sponsors.append(entry if end == entry.end_epoch else replace(entry, end_epoch=end))
     return replace(segment, sponsors=tuple(sponsors))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from dds.ledger import rent
 from dds.ledger.faults import require
 from dds.ledger.records import SEGMENTS, Former, Holding, Reservation, Segment
 from dds.ledger.rules.funding import find_contract, own_contract
@@ -56,6 +57,14 @@ def _check_replaceable(state: State, old: Segment, target: bytes, sender: bytes)
         all(entry.contract != target for entry in old.sponsors),
         "same-contract",
         "the contract sponsors the segment already: another encoding needs another contract",
+    )
+    everything, paid = (1 << rent.stripe_count(old.stripes)) - 1, 0
+    for entry in old.sponsors:
+        paid |= entry.stripes if entry.start_epoch <= now < entry.end_epoch else 0
+    require(
+        not everything & ~paid & ~old.released,
+        "not-paid",
+        f"a stripe is not paid for in epoch {now}, which its holders are to be paid: extend the segment first",
     )
     require(not old.released, "stripe-released", "a stripe that nobody sponsored is released: store the segment anew")
 

@@ -22,7 +22,10 @@ from dds.wire.ledger import EPOCH_MAX, ExtendSegments, Settle, Sponsor, Tx, Unsp
 
 
 def sponsor(state: State, tx: Tx, body: Sponsor) -> None:
-    """Join for the contract's term from the next epoch on; who sponsors it already adds stripes and begins its term anew."""
+    """Join for the contract's term from the next epoch on; who sponsors it already adds stripes and begins its term anew.
+
+    Where a stripe's last sponsor ended with the epoch before, from the present one on: nodes have it, and would not be paid.
+    """
     contract = own_contract(state, body.contract, tx.sender)
     segment = touch_living(state, body.segment_id)
     stripes, begins = int.from_bytes(body.stripes, "little"), state.epoch + 1
@@ -35,6 +38,7 @@ def sponsor(state: State, tx: Tx, body: Sponsor) -> None:
     if at is None:
         most = state.params.sponsors_max
         require(len(segment.sponsors) < most, "too-many-sponsors", f"a segment has at most {most} sponsors")
+        begins -= 1 if stripes & ~_paid_after(segment, state.epoch) else 0
         new = SponsorEntry(body.contract, stripes, segment.price, begins, begins, prepaid=0, reserve=0)
         segment, at = replace(segment, sponsors=(*segment.sponsors, new)), len(segment.sponsors)
         count_sponsored(state, body.contract, 1, rent.sponsored_bytes(segment.stripes, stripes))
@@ -49,13 +53,16 @@ def sponsor(state: State, tx: Tx, body: Sponsor) -> None:
 
 
 def unsponsor(state: State, tx: Tx, body: Unsponsor) -> None:
-    """The present epoch is the last that is paid; what is left comes back when it is closed and somebody settles."""
+    """The present epoch is the last that is paid, or the first one where that is to come: nobody joins and pays for nothing.
+
+    What is left comes back when that epoch is closed and somebody settles.
+    """
     require_ascending(body.segments, "segments")
     own_contract(state, body.contract, tx.sender)
     for segment_id in body.segments:
         segment, at = _sponsored(state, body.contract, segment_id)
         entry = segment.sponsors[at]
-        end = min(entry.end_epoch, max(entry.start_epoch, state.epoch + 1))
+        end = min(entry.end_epoch, max(entry.start_epoch, state.epoch) + 1)
         _keep(state, segment_id, segment, at, replace(entry, end_epoch=end))
         state.emit("unsponsored", contract=body.contract, segment=segment_id, detail=f"ends before epoch {end}")
 
@@ -133,6 +140,14 @@ def _check_stripes(segment: Segment, stripes: int) -> None:
     require(stripes > 0, "no-stripes", "at least one stripe is to be sponsored")
     require(stripes >> count == 0, "no-such-stripe", f"the segment has {count} stripes")
     require(not stripes & segment.released, "stripe-released", "a stripe that nobody sponsored is released: store it anew")
+
+
+def _paid_after(segment: Segment, epoch: int) -> int:
+    """The stripes (bits) whose sponsors have not all ended when `epoch` begins."""
+    paid = 0
+    for entry in segment.sponsors:
+        paid |= entry.stripes if entry.end_epoch > epoch else 0
+    return paid
 
 
 def _sponsored(state: State, contract_id: bytes, segment_id: bytes) -> tuple[Segment, int]:
