@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,10 +139,21 @@ def test_every_node_of_a_network_has_its_place_or_its_reason() -> None:
 
 def test_who_was_not_drawn_learns_which_of_its_labels_was_full() -> None:
     pool = [a_candidate(number, "east" if number < 4 else f"far-{number}", f"op-{number // 2}") for number in range(10)]
-    told = explain(a_drawing(pool, 6, 3))
+    told = explain(a_drawing(pool, 4, 3))
+    assert not told.risks
     for each in told.not_drawn:
         mates = [place for place in told.chosen if place.operator == each.operator]
         assert ("operator" in each.full) == bool(mates)
+
+
+def test_where_a_rule_bent_a_label_is_full_with_as_many_as_the_worst_has() -> None:
+    pool = [a_candidate(number, f"region-{number % 4}", f"op-{number % 5}") for number in range(40)]
+    told = explain(a_drawing(pool, 16, 6))  # two of each of five operators are too few
+    assert [risk.rule for risk in told.risks] == ["operator"]
+    held = Counter(place.operator for place in told.chosen)
+    assert len({*held.values()}) > 1
+    for each in told.not_drawn:
+        assert ("operator" in each.full) == (held[each.operator] == max(held.values()))
 
 
 def test_a_bend_tells_how_many_more_losses_survive() -> None:

@@ -164,7 +164,8 @@ def _weight(each: Candidate) -> int:
 
 
 def _full_labels(holders: Sequence[Candidate], rules: Rules, found: Draw) -> dict[str, set[str]]:
-    """By rule the labels that hold as many as they might when the draw ended."""
-    limits = {"subnet": rules.per_subnet, "operator": rules.per_operator, "region": found.region_limit or rules.per_region}
+    """By rule the labels that hold as many as they might when the draw ended: of a rule that bent as many as the worst has."""
+    limits = {"subnet": rules.per_subnet, "operator": rules.per_operator} | {bend.rule: bend.worst for bend in found.bends}
+    limits["region"] = found.region_limit or rules.per_region
     counts = {rule: Counter(getattr(each, rule) for each in holders) for rule in RULES}
     return {rule: {label for label, count in counts[rule].items() if count >= limits[rule]} for rule in RULES}
