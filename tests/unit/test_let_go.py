@@ -13,7 +13,7 @@ from dds.ledger.facts import Key
 from dds.ledger.params import Params
 from dds.ledger.records import CHAIN, NUMBERS, PARAMS, RESERVATIONS, SEGMENTS, Assignment, Chain, Holding, NumberOf, Reservation
 from dds.ledger.records import Segment as LedgerSegment
-from dds.primitives.errors import PeerUnreachable
+from dds.primitives.errors import PeerUnreachable, UnavailableError
 from dds.primitives.ids import NodeID, SegmentID
 from dds.primitives.keys import SigningKey
 from dds.runtime.let_go import LetGo
@@ -35,7 +35,7 @@ class Books:
     """A ledger's entries, as a light client would prove them."""
 
     def __init__(self) -> None:
-        self.epoch, self.away = 10, False
+        self.epoch, self.away, self.genesis_ms = 10, False, 0
         self.segments: dict[bytes, LedgerSegment] = {}
         self.reservations: dict[bytes, Reservation] = {}
 
@@ -45,7 +45,11 @@ class Books:
         return [self._find(*key) for key in wanted]
 
     def _find(self, table: Any, identifier: bytes) -> Any:
-        alone: dict[Any, Any] = {CHAIN: Chain(epoch=self.epoch), PARAMS: Params(), NUMBERS: NumberOf(NUMBER)}
+        alone: dict[Any, Any] = {
+            CHAIN: Chain(epoch=self.epoch),
+            PARAMS: Params(genesis_ms=self.genesis_ms),
+            NUMBERS: NumberOf(NUMBER),
+        }
         many: dict[Any, dict[bytes, Any]] = {SEGMENTS: self.segments, RESERVATIONS: self.reservations}
         return alone[table] if table in alone else many[table].get(identifier)
 
@@ -209,3 +213,76 @@ async def test_a_break_in_which_it_was_assigned_begins_the_time_anew(node: Node)
     await node.pass_epochs(1)
     del node.books.segments[node.what.segment_id]
     assert await node.pass_epochs(Params().release_epochs) == 0
+
+
+async def test_another_ledger_of_the_same_name_takes_nothing_away(node: Node) -> None:
+    """The node is registered there too, and its epochs are far ahead: it knows nothing of what was stored here."""
+    node.books.assign(node.what, NUMBER)
+    await node.pass_epochs(1)
+    node.job.close()
+    node.books.segments.clear()
+    node.books.genesis_ms, node.books.epoch = 77, 5000
+    node.open()
+    for _ in range(2 * Params().release_epochs):
+        with pytest.raises(UnavailableError, match="another ledger"):
+            await node.pass_epochs(1)
+    assert node.is_held()
+
+
+async def test_another_ledger_empties_no_trash(node: Node) -> None:
+    await node.pass_epochs(Params().release_epochs + 1)
+    node.clock.now_ms += 10 * WINDOW_MS
+    node.books.genesis_ms = 77
+    assert await node.sweep() == 0
+    node.books.genesis_ms = 0
+    assert await node.sweep() == 1
+
+
+async def test_a_ledger_that_was_set_back_takes_nothing_away_until_it_has_caught_up(node: Node) -> None:
+    """Its host was restored from a copy of before the segment was registered, and the node was started anew."""
+    await node.pass_epochs(1)  # committed, and not registered yet
+    node.books.assign(node.what, NUMBER)
+    await node.pass_epochs(40)
+    node.job.close()
+    node.books.segments.clear()
+    node.books.epoch -= 30
+    node.open()
+    for _ in range(2 * Params().release_epochs):
+        with pytest.raises(UnavailableError, match="went back"):
+            await node.pass_epochs(1)
+    assert node.is_held()
+
+
+async def test_what_is_in_the_trash_without_a_note_is_not_unlinked_on_the_first_word(node: Node) -> None:
+    await node.pass_epochs(Params().release_epochs + 1)
+    node.job.close()
+    (node.directory / "unassigned.sqlite").unlink()
+    node.open()
+    node.clock.now_ms += 10 * WINDOW_MS
+    assert await node.sweep() == 0
+    node.books.epoch += Params().release_epochs
+    assert await node.sweep() == 1
+
+
+async def test_a_commit_that_comes_while_the_ledger_is_asked_is_not_released(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await node.pass_epochs(Params().release_epochs)
+    seen = node.job._notes.seen
+
+    def seen_then_commit(*args: Any) -> Any:
+        since = seen(*args)
+        node.commit(node.what, RESERVATION)
+        return since
+
+    monkeypatch.setattr(node.job._notes, "seen", seen_then_commit)
+    assert await node.pass_epochs(1) == 0
+    assert node.is_held() and node.said.held == {(node.what.segment_id, 0)}
+
+
+async def test_a_share_that_was_released_between_its_commit_and_the_note_of_it_is_held(node: Node) -> None:
+    node.store.stage(UPLOAD, OWNER, content_of(1, 5000))
+    node.store.commit(UPLOAD, OWNER, node.what, raw_of(node.what), 0)
+    node.store.release(node.what.segment_id, 0, node.what.root())
+    node.job.committed(Receipted(b"", node.what, 0, None, None), RESERVATION)  # type: ignore[arg-type]
+    assert node.is_held()

@@ -7,7 +7,8 @@ ledger does) nor how long the trash keeps (fragment_store.py): the trash still s
          -> still so `release_epochs` later, for until then it may be asked for -> trash, no longer announced
          -> its window -> still so -> unlinked
 
-Nothing is done on a guess: a ledger that does not answer, or whose answer is not proven, leaves everything as it is. The ledger
+Nothing is done on a guess: a ledger that does not answer, whose answer is not proven, that is another one than before, or that
+went back behind an epoch which it has said (a host that was restored from an old copy), leaves everything as it is. The ledger
 is asked for some segments at a time with a pause in between, and for all of them once an epoch at most; how far that has come
 is on disk. A node without a ledger has none of this. Source: docs/spec/tiering.md, "Letting go".
 """
@@ -16,14 +17,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 from dds.ledger.facts import Key
-from dds.ledger.records import CHAIN, NUMBERS, PARAMS, RESERVATIONS, SEGMENTS, Holding, Reservation, Segment
+from dds.ledger.params import Params
+from dds.ledger.records import CHAIN, NUMBERS, PARAMS, RESERVATIONS, SEGMENTS, Chain, Holding, Reservation, Segment
 from dds.primitives.errors import DDSError, UnavailableError
+from dds.primitives.hashing import tagged_hash
 from dds.primitives.ids import NodeID, SegmentID, id_text
 from dds.runtime.audit_ledger import EpochClock, LedgerPort
 from dds.runtime.logs import event
@@ -68,6 +72,7 @@ class LetGo:
         self._notes = UnassignedLog(directory / LOG_FILE)
         self._clock = EpochClock(ledger)
         self._number: int | None = None
+        self._turn = threading.Lock()  # between a commit's note and a release, each of which looks before it acts
         self._moved = metrics.counter("dds_unassigned_shares_total", "Shares that the ledger no longer assigns here.", "what")
 
     def close(self) -> None:
@@ -76,7 +81,10 @@ class LetGo:
     def committed(self, done: Receipted, reservation: bytes) -> None:
         """A share is durable, and its receipt about to leave. Blocks on the disk."""
         share = HoldKey(done.encoding.segment_id, done.encoding.root(), done.index)
-        self._notes.committed(share, reservation)
+        with self._turn:
+            self._notes.committed(share, reservation)
+            if share not in self._store.holds([share.segment]):  # released after the commit and before this note of it
+                self._store.restore(share)
 
     async def run(self) -> None:
         """
@@ -115,22 +123,32 @@ class LetGo:
         said = await self._ask(holds)
         since = await asyncio.to_thread(self._notes.seen, said.assigned, said.unassigned, said.epoch)
         ripe = sorted(hold for hold, epoch in since.items() if said.epoch >= epoch + said.release_epochs)
-        for hold in ripe:
-            await self._release(hold)
-        return len(ripe)
+        return sum([await self._release(hold) for hold in ripe])
 
-    async def _release(self, hold: HoldKey) -> None:
-        await asyncio.to_thread(self._store.release, hold.segment, hold.place, hold.root)
+    async def _release(self, hold: HoldKey) -> bool:
+        """Whether it went into the trash: it may have been committed anew since the ledger was asked."""
+        if not await asyncio.to_thread(self._to_trash, hold):
+            return False
         (left,) = await asyncio.to_thread(self._store.holding, [hold.segment])
         if hold.place not in left:
             self._said.withdraw_segment(hold.segment, hold.place)
         self._moved.add(1, "released")
         event(_log, logging.INFO, "let go", segment=id_text(hold.segment), index=hold.place)
+        return True
+
+    def _to_trash(self, hold: HoldKey) -> bool:
+        with self._turn:
+            if not self._notes.is_unassigned(hold):
+                return False
+            self._store.release(hold.segment, hold.place, hold.root)
+            return True
 
     async def recheck(self, due: Sequence[HoldKey]) -> Collection[HoldKey]:
-        """Which of these shares may be unlinked now. One that is assigned here again leaves the trash; in doubt it stays."""
+        """Which of these shares may be unlinked now. One that is assigned here again leaves the trash; in doubt it stays, and
+        so does one that has not been known to be unassigned for `release_epochs`."""
         try:
             said = await self._ask(due)
+            since = await asyncio.to_thread(self._notes.seen, said.assigned, said.unassigned, said.epoch)
         except DDSError as error:
             event(_log, logging.WARNING, "the trash is kept: the ledger does not say what may go", error=error)
             return ()
@@ -138,10 +156,11 @@ class LetGo:
             if await asyncio.to_thread(self._store.restore, hold):
                 self._said.announce_segment(hold.segment, hold.place)
                 self._moved.add(1, "restored")
-        for hold in said.unassigned:
+        gone = [hold for hold, epoch in since.items() if said.epoch >= epoch + said.release_epochs]
+        for hold in gone:
             await asyncio.to_thread(self._notes.forget, hold)
-        self._moved.add(len(said.unassigned), "unlinked")
-        return said.unassigned
+        self._moved.add(len(gone), "unlinked")
+        return gone
 
     async def _ask(self, holds: Sequence[HoldKey]) -> Verdicts:
         """
@@ -161,6 +180,7 @@ class LetGo:
         chain, params, *found = await self._ledger.find_many(keys)
         if chain is None or params is None:
             raise UnavailableError("the ledger has no genesis")
+        await asyncio.to_thread(self._check_ledger, chain, params)
         open_ones = {
             identifier
             for identifier, made in zip(reservations, found[: len(reservations)], strict=True)
@@ -175,6 +195,20 @@ class LetGo:
         )
         return Verdicts(chain.epoch, params.release_epochs, assigned, frozenset(holds) - assigned)
 
+    def _check_ledger(self, chain: Chain, params: Params) -> None:
+        """
+        Raises:
+            UnavailableError: the shares here were stored under another ledger, or under a later state of this one.
+        """
+        known, latest = self._notes.meet(_identity(chain, params), chain.epoch)
+        if known != _identity(chain, params):
+            raise UnavailableError(
+                "this is another ledger than the one that the shares here were stored under: all of them stay",
+                hint=f"if the node has moved to it for good, stop the node and remove {LOG_FILE}",
+            )
+        if chain.epoch < latest:
+            raise UnavailableError(f"the ledger went back to epoch {chain.epoch} after {latest}: nothing is let go on its word")
+
     async def _own_number(self) -> int:
         if self._number is None:
             (found,) = await self._ledger.find_many([(NUMBERS, self._node_id)])
@@ -182,6 +216,12 @@ class LetGo:
                 raise UnavailableError("this node is not registered on the ledger")
             self._number = int(found.number)
         return self._number
+
+
+def _identity(chain: Chain, params: Params) -> bytes:
+    """What no ledger of the same name shares with another: when it began, and with how much money."""
+    began = params.genesis_ms.to_bytes(16, "big") + chain.genesis_supply.to_bytes(16, "big")
+    return tagged_hash(b"dds/ledger-identity/v1", began, chain.network.encode())
 
 
 def _is_open(reservation: Reservation | None, epoch: int) -> bool:

@@ -4,6 +4,9 @@ Two memories in one file. *Commits*: shares that were committed for a reservatio
 are not on the ledger yet, and must not be taken for forgotten ones. *Unassigned*: shares that the ledger gave to nobody or to
 somebody else, and the epoch in which that was first seen. A lost file costs time, never data: all is then seen for the first
 time.
+
+Beside them, *whose word that is*: the ledger that all this was read on, and the latest epoch that it has said. Epochs of
+another ledger, or of one that was set back, are not to be counted on from these.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ CREATE TABLE IF NOT EXISTS commits(at INTEGER PRIMARY KEY, segment BLOB, root BL
   UNIQUE(segment, root, place, reservation));
 CREATE TABLE IF NOT EXISTS unassigned(segment BLOB, root BLOB, place INT, since INT, PRIMARY KEY(segment, root, place))
   WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS ledger(one INTEGER PRIMARY KEY CHECK (one = 1), identity BLOB, epoch INT);
 CREATE TABLE IF NOT EXISTS cursor(one INTEGER PRIMARY KEY CHECK (one = 1), segment BLOB);
 """
 
@@ -91,6 +95,22 @@ class UnassignedLog:
             finally:
                 self._db.execute("COMMIT")
         return since
+
+    def is_unassigned(self, hold: HoldKey) -> bool:
+        """Whether that is what was seen last, and no commit came since."""
+        query = "SELECT 1 FROM unassigned WHERE segment = ? AND root = ? AND place = ?"
+        with disk_errors("looking up assignments"), self._lock:
+            return self._db.execute(query, hold).fetchone() is not None
+
+    def meet(self, identity: bytes, epoch: int) -> tuple[bytes, int]:
+        """A ledger says which one it is, and its epoch. What was known before: (identity, latest epoch), the same where nothing
+        was. An epoch that is later is noted, another ledger is not."""
+        with disk_errors("noting the ledger"), self._lock:
+            row = self._db.execute("SELECT identity, epoch FROM ledger").fetchone()
+            known = (identity, epoch) if row is None else (bytes(row[0]), int(row[1]))
+            if row is None or (known[0] == identity and epoch > known[1]):
+                self._db.execute("INSERT OR REPLACE INTO ledger VALUES (1, ?, ?)", (identity, epoch))
+        return known
 
     def forget(self, hold: HoldKey) -> None:
         """The share is gone."""
