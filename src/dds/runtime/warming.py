@@ -67,11 +67,22 @@ class WarmingCounters:
 
 
 @dataclass(slots=True)
+class _Walk:
+    waiting: list[Ref]
+    seen: set[CID]
+
+
+@dataclass(slots=True)
 class _Job:
     content: CID
     wanted: OrderedDict[CID, None] = field(default_factory=OrderedDict)
     is_walk: bool = False  # all of the content is wanted
+    walk: _Walk | None = None  # how far that has come
     more: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def is_done(self) -> bool:
+        return not (self.wanted or self.is_walk or self.walk)
 
 
 class Warmer:
@@ -141,15 +152,17 @@ class Warmer:
         async with contextlib.aclosing(_Source(self._network(), job.content)) as source:
             while True:
                 job.more.clear()
-                if job.is_walk:
-                    job.is_walk = False
-                    await self._walk(job, source)
-                while job.wanted:
-                    await self._fetch(job, source, [job.wanted.popitem(last=False)[0] for _ in _batch(job.wanted)])
+                if job.is_walk and job.walk is None:
+                    job.is_walk, job.walk = False, _Walk([Ref(job.content, 0)], {job.content})
+                while job.walk is not None or job.wanted:
+                    if job.walk is not None:
+                        await self._walk_on(job, job.walk, source)
+                    if job.wanted and (job.walk is None or self._line.empty()):  # a reader is waiting for just these
+                        await self._fetch(job, source, [job.wanted.popitem(last=False)[0] for _ in _batch(job.wanted)])
                     if self._line.qsize() and loop.time() - began > SLICE_S:
-                        return not job.wanted
+                        return job.is_done
                 if self._line.qsize() or not await _comes(job.more, LINGER_S):
-                    return not (job.wanted or job.is_walk)
+                    return job.is_done
 
     async def _fetch(self, job: _Job, source: _Source, cids: Sequence[CID]) -> None:
         wants = await self._shelf.wants([(cid, _size_of(cid)) for cid in cids])
@@ -162,21 +175,19 @@ class Warmer:
             self.counters.fetched_bytes += sum(len(block) for _, block in blocks)
             await self._shelf.keep(content, blocks)
 
-    async def _walk(self, job: _Job, source: _Source) -> None:
-        """The whole content, in reading order, as far as its blocks are worth keeping and WALK_BLOCKS_MAX reaches."""
-        waiting, seen = [Ref(job.content, 0)], {job.content}
-        while waiting:
-            refs = [waiting.pop() for _ in _batch(waiting)]
-            found: list[Ref] = []
-            for ref, block in await self._at_hand(job, source, refs):
-                children = child_refs(ref.start, _links_of(ref, block))
-                for child in children:
-                    if child.cid not in seen and len(seen) < WALK_BLOCKS_MAX:
-                        seen.add(child.cid)
-                        found.append(child)
-            waiting += reversed(found)
-            if job.wanted and self._line.empty():  # a reader is waiting for just these
-                await self._fetch(job, source, [job.wanted.popitem(last=False)[0] for _ in _batch(job.wanted)])
+    async def _walk_on(self, job: _Job, walk: _Walk, source: _Source) -> None:
+        """The next few blocks of the whole content, in reading order, as far as they are worth keeping and WALK_BLOCKS_MAX
+        reaches."""
+        refs = [walk.waiting.pop() for _ in _batch(walk.waiting)]
+        found: list[Ref] = []
+        for ref, block in await self._at_hand(job, source, refs):
+            for child in child_refs(ref.start, _links_of(ref, block)):
+                if child.cid not in walk.seen and len(walk.seen) < WALK_BLOCKS_MAX:
+                    walk.seen.add(child.cid)
+                    found.append(child)
+        walk.waiting += reversed(found)
+        if not walk.waiting:
+            job.walk = None
 
     async def _at_hand(self, job: _Job, source: _Source, refs: Sequence[Ref]) -> list[tuple[Ref, bytes]]:
         """The nodes among these, kept already or fetched now; leaves are fetched and that is all."""
