@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dds.primitives.errors import DDSError, PaymentRequired
-from dds.primitives.units import KIB
+from dds.primitives.units import KIB, MIB
 from dds.protocol.reading_account import DAY_MS, ReaderAccount, ReaderAccounts, ReadingPolicy
 from dds.protocol.reading_purse import Tab, next_promise
 from dds.wire.retrieval import ReadingTerms
@@ -118,3 +118,23 @@ def test_a_reader_that_pays_what_it_can_is_always_served(policy: ReadingPolicy, 
             assert accounts.admits(b"reader", 0)
         accounts.charge(b"reader", byte_count, 0)
         tab = Tab(tab.promised, tab.bytes + byte_count)
+
+
+def test_promises_without_money_displace_no_reader_that_pays() -> None:
+    """Keys and vouchers cost nothing: a flood of both must not make a node forget what others have paid ahead."""
+    policy = ReadingPolicy(1000, 0, MIB)
+    accounts = ReaderAccounts(policy, accounts_max=4)
+    accounts.promise(b"honest", b"payer", 1000, 0, covered=1 << 40, base=0)
+    for number in range(8):
+        accounts.promise(b"stranger %d" % number, b"of nothing", 1, number, covered=0, base=0)
+    assert accounts.of(b"honest", 100).paid == 1000
+    assert len(accounts) == 5
+
+
+def test_a_promise_that_gets_its_money_later_counts_as_paying() -> None:
+    accounts = ReaderAccounts(ReadingPolicy(1000, 0, MIB), accounts_max=2)
+    accounts.promise(b"late", b"payer", 1000, 0, covered=0, base=0)
+    accounts.cover(b"late", b"payer", 5000)
+    for number in range(4):
+        accounts.of(b"stranger %d" % number, number)
+    assert accounts.of(b"late", 100).paid == 1000

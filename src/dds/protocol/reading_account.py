@@ -153,7 +153,7 @@ class ReaderAccounts:
         """As they were saved, longest away first."""
         for reader, account in accounts:
             account._count_credit()
-            (self._paying if account.promises else self._others)[reader] = account
+            (self._paying if account.credit else self._others)[reader] = account
 
     def of(self, reader: bytes, now_ms: int, *, anonymous: bool = False) -> ReaderAccount:
         """The reader's account as it stands at this time; a new one where there is none."""
@@ -179,16 +179,22 @@ class ReaderAccounts:
         """As `ReaderAccount.promise`."""
         account = self.of(reader, now_ms)
         is_better = account.promise(self.policy, payer, cumulative, covered=covered, base=base)
-        if self._others.pop(reader, None) is not None:
-            self._paying[reader] = account
-            self._forget_one_of(self._paying)
         self._changed.add(reader)
+        self._count_as_paying(reader)
         return is_better
 
+    def _count_as_paying(self, reader: bytes) -> None:
+        """A promise without money behind it costs nothing to make, and displaces nobody who pays."""
+        account = self._others.get(reader)
+        if account is not None and account.credit:
+            self._paying[reader] = self._others.pop(reader)
+            self._forget_one_of(self._paying)
+
     def cover(self, reader: bytes, payer: bytes, covered: int) -> None:
-        account = self._paying.get(reader)
+        account = self._paying.get(reader) or self._others.get(reader)
         if account is not None:
             account.cover(payer, covered)
+            self._count_as_paying(reader)
 
     def take_changes(self) -> tuple[list[tuple[bytes, ReaderAccount]], list[bytes]]:
         """What is to be saved since the last call: changed accounts, and whom to forget."""
