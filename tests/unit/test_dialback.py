@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -163,6 +164,16 @@ async def test_an_address_that_is_not_where_the_caller_came_from_is_never_dialle
         assert victim.connections == 0
         assert "not tried" in reply.seen[0].problem
         assert reply.seen[1].problem == ""
+
+
+async def test_nobody_who_came_through_a_tunnel_has_a_node_dial_its_own_machine() -> None:
+    """Over iroh everybody comes from 127.0.0.1, and would learn which ports of the node's machine are open."""
+    async with sites(2) as (caller, observer), Victim("127.0.0.1") as victim:
+        observer.host._parts = dataclasses.replace(observer.host._parts, tunnelled=True)
+        caller.addresses = [victim.address]
+        reply = await caller.ask(observer, caller.record())
+        assert victim.connections == 0
+        assert "not tried" in reply.seen[0].problem
 
 
 async def test_a_record_of_another_node_or_of_no_key_or_of_old_is_refused_and_nobody_is_dialled() -> None:

@@ -81,10 +81,13 @@ def callers_record(raw: bytes, caller: NodeID, network: str, now_ms: int) -> Nod
     return record
 
 
-def may_dial(resolved: Iterable[str], source: str) -> bool:
-    """Whether one of the addresses that a host stands for is the machine that the caller's connection came from."""
+def may_dial(resolved: Iterable[str], source: str, *, tunnelled: bool = False) -> bool:
+    """Whether one of the addresses that a host stands for is the machine that the caller's connection came from. `tunnelled`:
+    connections from anywhere reach this node through its own loopback (iroh), so that one from there says nothing."""
     try:
         wanted = _plain(source)
+        if tunnelled and wanted.is_loopback:
+            return False
         return any(_plain(each) == wanted for each in resolved)
     except ValueError:
         return False

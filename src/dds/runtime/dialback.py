@@ -63,6 +63,7 @@ class DialbackParts:
     own_record: Callable[[], bytes]
     bandwidth: Bandwidth
     distance: Distance | None = None
+    tunnelled: bool = False  # strangers come through this machine's own loopback too
     connect_timeout_s: float = CONNECT_TIMEOUT_S
     clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
 
@@ -135,7 +136,7 @@ class DialbackHost:
 
     async def _try(self, caller: NodeID, address: str, source: str, nonce: bytes, byte_count: int) -> AddressSeen:
         host, port = parse_address(address)
-        if not may_dial(await _resolve(host, port), source):
+        if not may_dial(await _resolve(host, port), source, tunnelled=self._parts.tunnelled):
             return AddressSeen(address, f"not tried: your connection came from {source}", 0, 0)
         limits = ClientLimits(connections_max=1, connections_per_peer_max=1, connect_timeout_s=self._parts.connect_timeout_s)
         parts = self._parts
