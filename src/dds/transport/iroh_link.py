@@ -84,9 +84,7 @@ class IrohLink:
 
     async def stop(self) -> None:
         for door in self._doors.values():
-            door.cancel()
-            if door.done() and not door.cancelled() and door.exception() is None:
-                door.result().close()
+            _close(door)
         waiting = [*self._tasks, *self._connections.values()]
         for task in waiting:
             task.cancel()
@@ -108,7 +106,8 @@ class IrohLink:
         assert self._endpoint is not None
         while (incoming := await self._endpoint.accept_next()) is not None:
             if self._accepted >= CONNECTIONS_MAX:
-                await incoming.refuse()
+                with contextlib.suppress(self._iroh.IrohError):  # it may have gone by itself: others are still to be let in
+                    await incoming.refuse()
                 continue
             self._accepted += 1
             self._spawn(self._carry_all(incoming, target))
@@ -131,7 +130,8 @@ class IrohLink:
             reader, writer = await asyncio.open_connection(*target)
         except OSError as error:
             log.warning("the node's own port does not answer: %s", error)
-            await stream.send().reset(1)
+            with contextlib.suppress(self._iroh.IrohError):
+                await stream.send().reset(1)
             return
         await _splice(stream, reader, writer)
 
@@ -146,7 +146,12 @@ class IrohLink:
             if len(self._doors) >= NODES_MAX:
                 self._shut(next(iter(self._doors)))
             door = self._doors[node] = asyncio.create_task(self._open_door(node))
-        host, port = (await asyncio.shield(door)).sockets[0].getsockname()[:2]
+        await asyncio.wait((door,))  # cancelled with another, or failed: this node has no door now, and may have one later
+        if door.cancelled() or door.exception() is not None:
+            if self._doors.get(node) is door:
+                del self._doors[node]
+            return None
+        host, port = door.result().sockets[0].getsockname()[:2]
         return str(host), int(port)
 
     async def _open_door(self, node: NodeID) -> asyncio.Server:
@@ -163,9 +168,8 @@ class IrohLink:
 
     def _shut(self, node: NodeID) -> None:
         door = self._doors.pop(node)
-        door.cancel()
-        if door.done() and not door.cancelled():
-            door.result().close()
+        self._connections.pop(node, None)  # it ends with its last stream
+        _close(door)
 
     async def _stream_to(self, node: NodeID) -> iroh.BiStream:
         """On the connection that is there; on a new one where that has died.
@@ -203,12 +207,22 @@ class IrohLink:
         task.add_done_callback(self._tasks.discard)
 
 
+def _close(door: asyncio.Task[asyncio.Server]) -> None:
+    door.cancel()
+    if door.done() and not door.cancelled() and door.exception() is None:
+        door.result().close()
+
+
 async def _splice(stream: iroh.BiStream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Both directions until each has ended; what one side breaks off is broken off for the other."""
+    """Both directions until the local one has ended; what one side breaks off is broken off for the other. TLS knows no half of
+    a connection: when the local server or client has closed, nothing that still comes has a taker, and a stranger that never
+    ends its stream must not keep a socket here."""
     inward = asyncio.create_task(_from_stream(stream.recv(), writer))
     outward = asyncio.create_task(_to_stream(reader, stream.send()))
     try:
-        done, _ = await asyncio.wait((inward, outward), return_when=asyncio.FIRST_EXCEPTION)
+        done, _ = await asyncio.wait((inward, outward), return_when=asyncio.FIRST_COMPLETED)
+        if outward not in done and inward.exception() is None:
+            done, _ = await asyncio.wait((outward,))
         for task in done:
             if (error := task.exception()) is not None:
                 log.debug("a connection over iroh ended: %s", error)
