@@ -21,7 +21,7 @@ from dds.wire.ledger import Deposit, RequestWithdrawal, Withdraw
 from dds.wire.retrieval import ReadingTerms, VoucherRequest
 from dds.wire.vouchers import ANY_NODE, Grant, Voucher, grant_name, sign_grant, sign_voucher
 from tests.ledger_desk import CREATOR, NETWORK, NODES, OPERATOR, STRANGER, LedgerDesk, ledger_desk
-from tests.paid_site import BLOCK_BYTES, BLOCK_COST, NODE_KEY, PRICE, PaidSite, paid_site, reading
+from tests.paid_site import BLOCK_BYTES, BLOCK_COST, NODE_KEY, PATH, PRICE, PaidSite, paid_site, reading
 
 NO_LEDGER = f"{'a' * 52}@127.0.0.1:1"
 
@@ -108,6 +108,32 @@ def test_reads_within_the_allowance_touch_no_ledger(desk: LedgerDesk, tmp_path: 
             assert await purse.settle() == 0
 
     run(work())
+
+
+def test_a_node_that_hangs_is_not_paid_for_what_was_given_up(desk: LedgerDesk, tmp_path: Path) -> None:
+    """A hedged read breaks off what does not come; a node that never sends a byte must not be paid for what was asked."""
+
+    async def story() -> None:
+        async def hang(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await asyncio.sleep(60)
+
+        silent = await asyncio.start_server(hang, "127.0.0.1", 0)
+        async with paid_site(desk, tmp_path / "node") as site, reading(desk, tmp_path / "reader", site) as (client, purse):
+            node = NodeID(STRANGER.public)
+            client.learn(node, [silent.sockets[0].getsockname()[:2]])
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await client.get(node, PATH, max_bytes=BLOCK_BYTES, timeout_s=20, range=(0, BLOCK_BYTES))
+            purse._note()
+            assert purse._book.tab(node).bytes == 0
+            purse.gave_up(site.node_id, PATH, 2 * BLOCK_BYTES)  # an honest one is slow now and then
+            await site.read(client)
+            purse._note()
+            assert purse._book.tab(site.node_id).bytes == 2 * BLOCK_BYTES
+        silent.close()
+
+    run(story())
 
 
 def test_a_price_above_the_limit_is_not_paid(desk: LedgerDesk, tmp_path: Path) -> None:

@@ -88,6 +88,8 @@ class Purse:
         self._client: PeerClient | None = None
         self._asked_ledger: LedgerPort | None = None
         self._read: dict[bytes, int] = {}  # since it was written down
+        self._came: dict[NodeID, int] = {}  # in this session, less what was counted of the next on its account
+        self._given_up: dict[NodeID, int] = {}  # asked for and broken off by us, and not counted as read yet
         self._to_settle: dict[NodeID, int] = {}  # read since the node was last asked what is owed
         self._paying: dict[NodeID, asyncio.Task[bool]] = {}
         self._topping_up = asyncio.Lock()
@@ -108,8 +110,30 @@ class Purse:
     # ---- Payer
 
     def took(self, node: NodeID, path: str, byte_count: int) -> None:
-        if (not self._ledger and self._grant is None) or not path.startswith(PAID_PATHS):
-            return  # nobody is paid here: there is nothing to remember
+        if self._is_counted(path):
+            self._came[node] = self._came.get(node, 0) + byte_count
+            self._count(node, byte_count)
+            self._count_given_up(node)
+
+    def gave_up(self, node: NodeID, path: str, byte_count: int) -> None:
+        """An honest node has read and sent it, and is not to lose by it; one that sends nothing must not earn by hanging. So it
+        counts as far as as much has come from that node in this session."""
+        if self._is_counted(path):
+            self._given_up[node] = self._given_up.get(node, 0) + byte_count
+            self._count_given_up(node)
+
+    def _is_counted(self, path: str) -> bool:
+        """Where nobody is paid there is nothing to remember."""
+        return (bool(self._ledger) or self._grant is not None) and path.startswith(PAID_PATHS)
+
+    def _count_given_up(self, node: NodeID) -> None:
+        counted = min(self._came.get(node, 0), self._given_up.get(node, 0))
+        if counted:
+            self._came[node] -= counted
+            self._given_up[node] -= counted
+            self._count(node, counted)
+
+    def _count(self, node: NodeID, byte_count: int) -> None:
         self._to_settle[node] = self._to_settle.get(node, 0) + byte_count
         noted = self._read[node] = self._read.get(node, 0) + byte_count
         if noted >= NOTED_BYTES:

@@ -104,7 +104,11 @@ class Payer(Protocol):
     """Pays nodes that serve no more without it."""
 
     def took(self, node: NodeID, path: str, byte_count: int) -> None:
-        """So much came from a node, or was asked for and given up by us. Must be quick."""
+        """So much came from a node. Must be quick."""
+        ...
+
+    def gave_up(self, node: NodeID, path: str, byte_count: int) -> None:
+        """So much was asked of a node and given up by us; nobody knows how much of it was sent. Must be quick."""
         ...
 
     async def pay(self, node: NodeID, path: str) -> bool:
@@ -267,7 +271,7 @@ class PeerClient:
                 status, answer = await self._attempt(peer, method, path, headers, body, max_bytes, timeout_s)
         except asyncio.CancelledError:
             if headers is not None and "Range" in headers:
-                payer.took(peer.node_id, path, max_bytes)  # it may have been read and sent: the node is not to lose by it
+                payer.gave_up(peer.node_id, path, max_bytes)  # it may have been read and sent
             raise
         payer.took(peer.node_id, path, len(answer))
         return status, answer
