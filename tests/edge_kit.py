@@ -28,9 +28,10 @@ from dds.storage.block_cache import BlockCache
 from dds.storage.home import ClientConfig, NodeConfig
 from dds.transport.client import PeerClient
 from dds.transport.dht import DHTNode
-from dds.transport.routes import Request, Response, Route
+from dds.transport.routes import Request, Response, Route, rpc_route
 from dds.transport.server import PeerServer
 from dds.wire.discovery import NODE, format_address, sign_record
+from dds.wire.retrieval import PopularityReply, PopularityRequest
 from tests.discovery_samples import NETWORK, node_record
 from tests.node_sites import Handler, Site
 
@@ -73,7 +74,8 @@ class EdgeSite:
     def server(self, meter: ReadingMeter | None, more: Sequence[Route]) -> PeerServer:
         block = Route("GET", "/v1/blocks/{cid}", self._block, max_reply_bytes=BLOCK_BYTES_MAX)
         self.meter = meter
-        routes = [block, *EdgeRoutes(self.edge, meter).routes(), *more]
+        popularity = rpc_route("/v1/popularity", PopularityRequest, self._popularity, max_body_bytes=64 << 10)
+        routes = [block, popularity, *EdgeRoutes(self.edge, meter).routes(), *more]
         return PeerServer(self.key, network=NETWORK, routes=[self._route(route) for route in routes])
 
     def _route(self, route: Route) -> Route:
@@ -93,6 +95,9 @@ class EdgeSite:
         if self.meter is not None:
             self.meter.served(request, len(block))
         return Response(200, block)
+
+    async def _popularity(self, _request: Request, message: PopularityRequest) -> PopularityReply:
+        return PopularityReply([0] * len(message.segments), self.edge.popularity.served_bytes(message.contents))
 
     @property
     def cache(self) -> BlockCache:

@@ -23,6 +23,7 @@ from dds.primitives.units import GIB
 from dds.runtime.network import Network
 from dds.runtime.node_routes import NodeFaces, NodeRoutes
 from dds.runtime.node_service import NodeService
+from dds.runtime.popularity import PopularityCounter
 from dds.runtime.put import Put, Source
 from dds.runtime.results import PutOptions, PutResult
 from dds.runtime.staging import StagingQuota
@@ -47,8 +48,10 @@ class Site:
         self.key = SigningKey(bytes([50 + number]) * 32)
         self.node_id = NodeID(self.key.public)
         self.number, self.address = number, ""
+        self.roles = ["ssn"]
         self.store = FragmentStore(directory, StoreConfig(GIB))
         self.service = NodeService(self.store, self.key, NETWORK)
+        self.popularity = PopularityCounter(self.store, directory)
         self.lies: dict[tuple[str, str], Handler] = {}  # (method, path) -> what answers instead
         self._pool = ThreadPoolExecutor(1)
         self._server: PeerServer | None = None
@@ -58,6 +61,7 @@ class Site:
         record = msgspec.structs.replace(
             made,
             addresses=[self.address],
+            roles=self.roles,
             region=f"region-{self.number % 5}",
             operator=f"operator-{self.number}",
             subnet=f"net-{self.number}",
@@ -75,6 +79,7 @@ class Site:
             metrics=no_metrics,
             committed=lambda receipted: None,
             published=lambda manifest: None,
+            popularity=self.popularity,
         )
         quota = StagingQuota(total_bytes_max=GIB, ttl_s=3600)
         routes = NodeRoutes(self.service, self._pool, quota, faces).routes()
@@ -99,8 +104,11 @@ class Site:
 
 
 @asynccontextmanager
-async def sites(directory: Path, count: int) -> AsyncIterator[list[Site]]:
-    nodes = [Site(number, directory / f"node-{number}") for number in range(count)]
+async def sites(directory: Path, count: int, archive: int = 0) -> AsyncIterator[list[Site]]:
+    """So many storage nodes, and behind them so many archive nodes."""
+    nodes = [Site(number, directory / f"node-{number}") for number in range(count + archive)]
+    for node in nodes[count:]:
+        node.roles = ["asn"]
     async with AsyncExitStack() as stack:
         for node in nodes:
             stack.callback(node.close)

@@ -14,7 +14,8 @@ import pytest
 from dds.primitives.cid import CID, cid_of
 from dds.primitives.errors import ConfigError, FormatError
 from dds.primitives.ids import FragmentRoot, NodeID, SegmentID, UploadID
-from dds.storage.catalog import CachedSegment, Catalog, ContentNote, Location
+from dds.protocol.tiering import Tier
+from dds.storage.catalog import CachedSegment, Catalog, ContentNote, Location, TierNote
 from dds.wire.segment import CODEC_PLAIN, Entry, encode_index, segment_id_of
 
 NODES = tuple(NodeID(bytes([number]) * 32) for number in range(16))
@@ -128,6 +129,32 @@ def test_contents_are_listed_newest_first_and_page_by_page(tmp_path: Path) -> No
         catalog.forget_content(notes[3].cid)
         assert catalog.content(notes[3].cid) is None
         assert catalog.content(CID(bytes(36))) is None
+
+
+def test_a_moved_content_remembers_what_it_was_until_it_is_put_again(tmp_path: Path) -> None:
+    note = ContentNote(cid_of(b"moved"), "name", 5, "custom", "file", 1)
+    with Catalog(tmp_path / "catalog.db") as catalog:
+        catalog.add_content(note, TierNote(4, 2, 30))
+        catalog.note_move(note.cid, Tier("archive", 6, 6), 2, NODES)
+        assert catalog.tier(note.cid) == TierNote(6, 6, 30, Tier("custom", 4, 2))
+        catalog.note_move(note.cid, Tier("archive", 16, 16), 3, NODES)  # the same class: what it was stays what it was
+        assert catalog.tier(note.cid).before == Tier("custom", 4, 2)
+        catalog.note_move(note.cid, Tier("hot"), 4, NODES)
+        assert catalog.tier(note.cid) == TierNote(None, None, 30, Tier("archive", 16, 16))
+        catalog.add_content(note)
+        assert catalog.tier(note.cid) == TierNote()
+
+
+def test_a_catalog_of_an_older_release_knows_no_more_of_a_content_than_its_class(tmp_path: Path) -> None:
+    note = ContentNote(cid_of(b"old"), "name", 5, "hot", "file", 1)
+    with Catalog(tmp_path / "catalog.db") as catalog:
+        catalog.add_content(note)
+    with sqlite3.connect(tmp_path / "catalog.db") as db:
+        db.execute("DROP TABLE tiers")
+    with Catalog(tmp_path / "catalog.db") as catalog:
+        assert catalog.tier(note.cid) == TierNote()
+        catalog.note_move(note.cid, Tier("archive", 6, 6), 2, NODES)
+        assert catalog.tier(note.cid).before == Tier("hot")
 
 
 def test_what_is_no_catalog_or_a_newer_one_is_refused(tmp_path: Path) -> None:

@@ -108,6 +108,7 @@ def test_archive_by_a_rule_becomes_standard_where_there_are_too_few_archive_node
         ('class = "hot"\nname = [""]', "rule 1: name: a pattern must be"),
         ('class = "hot"\nterm = "for ever"', "rule 1: term: not understood"),
         ('class = "hot"\narchive_after = "soon"', "rule 1: archive_after: not understood"),
+        ('class = "hot"\narchive_after = "121d"', "rule 1: archive_after: 121 days; at most 120"),
         ('class = 1\nlabel = "x"', r"rule 1 \(x\): class: not a text"),
         ('class = "hot"\n[[rule]]\nclass = "hot"', "rule 1: it has no conditions, so rule 2 can never match"),
     ],

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from dds.primitives.cid import cid_of
 from dds.primitives.ids import SegmentID
 from dds.protocol.popularity import HALF_LIFE_MS, READ, Popularity, faded
 from dds.wire.codec import decode, encode
 from dds.wire.retrieval import PopularityReply, PopularityRequest
 
 SEGMENT = SegmentID(bytes(range(32)))
-REQUEST = "9191c420" + bytes(range(32)).hex()
-REPLY = "919200cd03e8"
+CONTENT = cid_of(b"content")
+REQUEST = "9291c420" + bytes(range(32)).hex() + "91c424" + CONTENT.hex()
+REPLY = "929200cd03e891ce00100000"
 
 
 def test_popularity_messages_have_these_bytes() -> None:
-    assert encode(PopularityRequest([SEGMENT])).hex() == REQUEST
-    assert encode(PopularityReply([0, READ])).hex() == REPLY
-    assert decode(bytes.fromhex(REQUEST), PopularityRequest) == PopularityRequest([SEGMENT])
-    assert decode(bytes.fromhex(REPLY), PopularityReply) == PopularityReply([0, READ])
+    assert encode(PopularityRequest([SEGMENT], [CONTENT])).hex() == REQUEST
+    assert encode(PopularityReply([0, READ], [1 << 20])).hex() == REPLY
+    assert decode(bytes.fromhex(REQUEST), PopularityRequest) == PopularityRequest([SEGMENT], [CONTENT])
+    assert decode(bytes.fromhex(REPLY), PopularityReply) == PopularityReply([0, READ], [1 << 20])
 
 
 def test_a_million_fades_by_these_numbers() -> None:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from dds.erasure.geometry import ARCHIVE_CLASS, Geometry, class_geometry
 from dds.primitives.errors import ConfigError, InputError
-from dds.primitives.units import KIB
+from dds.primitives.units import ARCHIVE_AFTER_DAYS_MAX, KIB
 
 AUTO: Final = "auto"  # the class that stands for "by the policy"
 FALLBACK_CLASS: Final = "standard"
@@ -235,6 +235,10 @@ def _rule(row: _Row) -> Rule:
     except InputError as error:
         raise row.wrong("class", error.message, hint=error.hint) from None
     after = row.text("archive_after", _DAYS, '"90d"').removesuffix("d")
+    if after and int(after) > ARCHIVE_AFTER_DAYS_MAX:
+        raise row.wrong(
+            "archive_after", f"{after} days; at most {ARCHIVE_AFTER_DAYS_MAX}", hint="older reads are not remembered"
+        )
     return Rule(
         row.number,
         row.text("label"),

@@ -26,6 +26,9 @@ LEAF_BYTES: Final = 3968  # 128 elements of 31 bytes, the unit of every proof
 SECTION_BYTES_MAX: Final = 256 * KIB  # a manifest section, a segment index
 RECORD_BYTES_MAX: Final = MIB  # an encoding record: at most 64 x 128 fragment records of 46 bytes
 
+# Tiering (docs/spec/tiering.md)
+ARCHIVE_AFTER_DAYS_MAX: Final = 120  # a count of reads has faded to nothing a little later: more could not be told apart
+
 
 def human_bytes(count: int) -> str:
     """`1536` -> `1.5 KiB`: for people; machines get the integer."""

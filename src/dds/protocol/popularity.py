@@ -1,6 +1,7 @@
-"""How often segments are read, counted so that it fades: what a node counts, and what a publisher makes of many nodes' counts.
+"""How often content is read, counted so that it fades: what a node counts, and what a publisher makes of many nodes' counts.
 
-Decides the decay, what is forgotten when there is too much, and how the answers of a segment's holders become one number.
+A storing node counts thousandths of a read by segment, an edge bytes by content: it has no other measure of a whole.
+Decides the decay, what is forgotten when there is too much, and how the answers of holders and edges become one number.
 Does not decide what is done about it (protocol/tiering.py), nor when a read is counted (runtime/popularity.py).
 
 A count halves every HALF_LIFE_MS. It is kept in integers, so that everybody who counts the same reads has the same number: a
@@ -16,13 +17,14 @@ from collections.abc import Iterable, Mapping
 from math import isqrt
 from typing import Final
 
-from dds.primitives.ids import SegmentID
 from dds.wire.codec import Message, decode, encode
 
 DAY_MS: Final = 86_400_000
 HALF_LIFE_MS: Final = 14 * DAY_MS
 READ: Final = 1000  # one whole read, in thousandths
 SEGMENTS_MAX: Final = 1 << 16  # that a node counts: 5 MB at most
+CONTENTS_MAX: Final = 1 << 14  # that an edge counts
+VOICE_MAX: Final = 2 * READ  # of all edges of one operator: too little to bring content back from the archive
 STATE_BYTES_MAX: Final = 8 << 20
 STATE_VERSION: Final = 1
 
@@ -58,7 +60,7 @@ def faded(count: int, ticks: int) -> int:
 
 
 class _Row(Message, frozen=True):
-    segment: bytes
+    key: bytes
     count: int
     tick: int
 
@@ -69,50 +71,53 @@ class _State(Message, frozen=True):
 
 
 class Popularity:
-    """One node's counts. Time comes in as milliseconds since the epoch; one that goes backwards counts as standing still."""
+    """One node's counts, by SegmentID or ContentID; the unit (a thousandth of a read, a byte) is the caller's.
 
-    def __init__(self, segments_max: int = SEGMENTS_MAX) -> None:
-        self._segments_max = segments_max
-        self._rows: dict[SegmentID, tuple[int, int]] = {}  # segment -> (count, as of this tick)
+    Time comes in as milliseconds since the epoch; one that goes backwards counts as standing still.
+    """
+
+    def __init__(self, keys_max: int = SEGMENTS_MAX) -> None:
+        self._keys_max = keys_max
+        self._rows: dict[bytes, tuple[int, int]] = {}  # key -> (count, as of this tick)
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, segment: SegmentID, reads: int, now_ms: int) -> None:
-        """So many thousandths of a read were served."""
+    def add(self, key: bytes, amount: int, now_ms: int) -> None:
+        """So much was served."""
         tick = _tick(now_ms)
-        count, at = self._rows.get(segment, (0, tick))
+        count, at = self._rows.get(key, (0, tick))
         at_now = max(at, tick)
-        self._rows[segment] = min(_COUNT_MAX, faded(count, at_now - at) + max(0, reads) * _SCALE), at_now
-        if len(self._rows) > self._segments_max:
+        self._rows[key] = min(_COUNT_MAX, faded(count, at_now - at) + max(0, amount) * _SCALE), at_now
+        if len(self._rows) > self._keys_max:
             self._forget_least(tick)
 
-    def reads(self, segment: SegmentID, now_ms: int) -> int:
-        """Thousandths of reads, faded; 0 where none is known."""
-        count, at = self._rows.get(segment, (0, 0))
+    def reads(self, key: bytes, now_ms: int) -> int:
+        """What was served, faded; 0 where nothing is known."""
+        count, at = self._rows.get(key, (0, 0))
         return faded(count, _tick(now_ms) - at) // _SCALE
 
-    def forget(self, segment: SegmentID) -> None:
-        self._rows.pop(segment, None)
+    def forget(self, key: bytes) -> None:
+        self._rows.pop(key, None)
 
     def _forget_least(self, tick: int) -> None:
         """An eighth at once, the least read first, so that it costs little a read."""
         order = sorted(self._rows, key=lambda each: (faded(self._rows[each][0], tick - self._rows[each][1]), each))
-        for segment in order[: max(1, self._segments_max // 8)]:
-            del self._rows[segment]
+        for key in order[: max(1, self._keys_max // 8)]:
+            del self._rows[key]
 
     def to_state(self) -> bytes:
-        return encode(_State(STATE_VERSION, [_Row(segment, *row) for segment, row in sorted(self._rows.items())]))
+        return encode(_State(STATE_VERSION, [_Row(key, *row) for key, row in sorted(self._rows.items())]))
 
     @classmethod
-    def from_state(cls, raw: bytes, segments_max: int = SEGMENTS_MAX) -> Popularity:
+    def from_state(cls, raw: bytes, keys_max: int = SEGMENTS_MAX) -> Popularity:
         """
         Raises:
             FormatError: not such a state.
         """
-        made = cls(segments_max)
-        for row in decode(raw, _State, max_bytes=STATE_BYTES_MAX).rows[:segments_max]:
-            made._rows[SegmentID(row.segment)] = (min(max(0, row.count), _COUNT_MAX), max(0, row.tick))
+        made = cls(keys_max)
+        for row in decode(raw, _State, max_bytes=STATE_BYTES_MAX).rows[:keys_max]:
+            made._rows[row.key] = (min(max(0, row.count), _COUNT_MAX), max(0, row.tick))
         return made
 
 
@@ -140,6 +145,19 @@ def segment_reads(k: int, by_index: Mapping[int, int]) -> int | None:
 def content_reads(segments: Iterable[int | None]) -> int | None:
     """Of a content: its most-read segment; None where nothing is known of any."""
     return max((reads for reads in segments if reads is not None), default=None)
+
+
+def edge_reads(size_bytes: int, said: Iterable[tuple[str, int]]) -> int:
+    """Thousandths of reads that edges answered, from (operator, bytes served) as each edge says.
+
+    They add up, for a reader asks one edge of its region. An edge can say what it likes, and an operator can run many: all of
+    one operator's together are one voice of at most VOICE_MAX.
+    """
+    voices: dict[str, int] = {}
+    for operator, served_bytes in said:
+        reads = max(0, served_bytes) * READ // max(1, size_bytes)
+        voices[operator] = min(VOICE_MAX, voices.get(operator, 0) + reads)
+    return sum(voices.values())
 
 
 def idle_ms_min(reads: int) -> int:

@@ -92,7 +92,14 @@ async def choose_class(source: Path | BinaryIO, options: PutOptions, policy: Pol
     if options.class_name != AUTO:
         return Choice(options, facts, None, "")
     decision = where_archive_fits(decide(facts, policy.rules), has_archive=has_archive)
-    chosen = replace(options, class_name=decision.class_name, k=decision.k, m=decision.m, term=options.term or decision.term)
+    chosen = replace(
+        options,
+        class_name=decision.class_name,
+        k=decision.k,
+        m=decision.m,
+        term=options.term or decision.term,
+        archive_after_days=decision.archive_after_days,
+    )
     return Choice(chosen, facts, decision, policy.where)
 
 

@@ -18,12 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
-from dds.primitives.cid import CID, cid_from_bytes
+from dds.primitives.cid import CID, RAW, cid_from_bytes, codec_of
 from dds.primitives.errors import LimitError
 from dds.runtime.announce import Announcer
 from dds.runtime.logs import event
 from dds.runtime.metrics import Registry
 from dds.runtime.network import Network
+from dds.runtime.popularity import ContentCounter
 from dds.runtime.supervisor import every
 from dds.runtime.warming import Warmer
 from dds.storage.block_cache import BlockCache
@@ -58,6 +59,7 @@ class Edge:
         self._cache = BlockCache(root, config.edge_bytes_max, config.edge_ttl_s, parts.seed, on_gone=self._on_gone)
         self._announced: set[CID] = set()
         self.warmer = Warmer(parts.network, self)
+        self.popularity = ContentCounter(root)
 
     async def start(self) -> None:
         """Take up what an earlier run kept. The announcer runs already.
@@ -73,11 +75,15 @@ class Edge:
 
     async def stop(self) -> None:
         await self.warmer.stop()
+        await self.popularity.save()
 
     def jobs(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """What runs in the background, by name."""
         sweep = partial(self._run, self._cache.expire)
-        return {"edge sweep": lambda: every(min(SWEEP_S_MAX, self._config.edge_ttl_s / 4), sweep)}
+        return {
+            "edge sweep": lambda: every(min(SWEEP_S_MAX, self._config.edge_ttl_s / 4), sweep),
+            "edge popularity": self.popularity.run,
+        }
 
     # -- what is asked ----------------------------------------------------------------------------------------------------
 
@@ -94,6 +100,7 @@ class Edge:
         is_walk = cids == [content]
         if missed or is_walk:
             self.warmer.want(content, missed, walk=is_walk)
+        self.popularity.served(content, _data_bytes(cids, blocks))
         return blocks
 
     def _collect(self, cids: Sequence[CID]) -> tuple[list[bytes | None], list[CID]]:
@@ -198,3 +205,8 @@ class Edge:
 
     async def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._parts.pool, partial(work, *args, **kwargs))
+
+
+def _data_bytes(cids: Sequence[CID], blocks: Sequence[bytes | None]) -> int:
+    """Of the user's data: looking through a directory is no reading of what is in it."""
+    return sum(len(block) for cid, block in zip(cids, blocks, strict=True) if block is not None and codec_of(cid) == RAW)

@@ -208,6 +208,8 @@ class Node:
         self.dialback = make_dialback(ground)
         self.routes = self._routes()
         self.routes.serve_blocks(*(part.block for part in (self.origin, self.edge) if part is not None))
+        if self.edge is not None:
+            self.routes.count_contents(self.edge.popularity.served_bytes)
         routes = [*self.routes.routes(stores=self._stores), *origin_routes, *edge_routes, *self.dialback.routes()]
         for part in (self._audits, self._meter):
             routes += [] if part is None else part.routes()

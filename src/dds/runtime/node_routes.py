@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -74,6 +74,7 @@ READ_REQUEST_BYTES_MAX = FRAMES_MAX * (ID_BYTES + 24) + KIB
 TICKET_BYTES_MAX = 64 * KIB
 
 BlockSource = Callable[[CID], Awaitable[bytes | None]]
+ContentCounts = Callable[[Sequence[bytes]], list[int]]  # bytes served of each content, fading
 Params = ParamSpec("Params")
 T = TypeVar("T")
 
@@ -102,11 +103,16 @@ class NodeRoutes:
     def __init__(self, service: NodeService, pool: Executor, quota: StagingQuota, faces: NodeFaces) -> None:
         self._service, self._pool, self._quota, self._faces = service, pool, quota, faces
         self._block_sources: tuple[BlockSource, ...] = ()
+        self._content_bytes: ContentCounts = lambda contents: [0] * len(contents)
 
     def serve_blocks(self, *sources: BlockSource) -> None:
         """Let an origin and an edge answer GET /v1/blocks/{cid} from what they keep: the first that has the block. Each gives
         None for one that it has not."""
         self._block_sources = sources
+
+    def count_contents(self, counts: ContentCounts) -> None:
+        """Let an edge answer how much of a content it served."""
+        self._content_bytes = counts
 
     def routes(self, *, stores: bool = True) -> list[Route]:
         """All routes; a node that keeps nothing for others has none to write by."""
@@ -295,9 +301,10 @@ class NodeRoutes:
         return await self._run(self._service.leaves, message)
 
     async def _popularity(self, _request: Request, message: PopularityRequest) -> PopularityReply:
+        content_bytes = self._content_bytes(message.contents)
         if self._faces.popularity is None:
-            return PopularityReply([0] * len(message.segments))
-        return await self._faces.popularity.answer(message)
+            return PopularityReply([0] * len(message.segments), content_bytes)
+        return PopularityReply(await self._faces.popularity.reads(message.segments), content_bytes)
 
     def _count(self, root: FragmentRoot, byte_count: int) -> None:
         if self._faces.popularity is not None:

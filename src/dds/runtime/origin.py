@@ -396,6 +396,7 @@ def _options(put: OriginPut) -> PutOptions:
         dedup=put.dedup,
         term=put.term,
         price_max=put.price_max,
+        archive_after_days=put.archive_after_days,
     )
 
 

@@ -91,6 +91,7 @@ class OriginClient:
             options.dedup,
             options.term,
             options.price_max,
+            options.archive_after_days,
         )
         try:
             raw = await self._client.post(

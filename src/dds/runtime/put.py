@@ -16,7 +16,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
@@ -41,7 +41,7 @@ from dds.runtime.results import Progress, PutOptions, PutResult
 from dds.runtime.reuse_paid import pay_for_reused
 from dds.runtime.stoppable_input import StoppableInput
 from dds.storage.block_file import BlockFile
-from dds.storage.catalog import Catalog, ContentNote
+from dds.storage.catalog import Catalog, ContentNote, TierNote
 from dds.storage.source import BuiltTree, SourceOptions, build_dag, build_stream
 from dds.wire.api import ManifestReply, ManifestRequest
 from dds.wire.manifest import INLINE_BODY_BYTES_MAX, Body, Manifest, Section, SegmentRow, encode_body, section_cid
@@ -355,7 +355,8 @@ class Put:
                 kind=manifest.kind,
                 put_ms=manifest.created_ms,
                 holders=tuple(self.manifest_holders),
-            )
+            ),
+            TierNote(self.options.k, self.options.m, self.options.archive_after_days),
         )
 
     def _report(self, phase: str, done: int, total: int | None) -> None:
@@ -396,5 +397,5 @@ def _source_key(source: Source, options: PutOptions, publisher: bytes) -> bytes:
         return source.key
     if not isinstance(source, Path):
         return tagged_hash(b"dds/put-source/v1", os.urandom(32))
-    described = repr((str(source.resolve()), options)).encode()
+    described = repr((str(source.resolve()), replace(options, archive_after_days=None))).encode()  # of no matter to the nodes
     return tagged_hash(b"dds/put-source/v1", publisher, described)

@@ -21,6 +21,7 @@ class PutOptions:
     dedup: str = "network"  # what need not be sent: "network" asks for it there, "home" knows this home's puts only, "off" none
     term: str = ""  # how long it is paid for, where the network is paid: "30d", or a number of epochs; empty: 720 epochs
     price_max: int | None = None  # per MiB-epoch; None: twice the price that was quoted
+    archive_after_days: int | None = None  # unread, then 'dds tier' archives it; from the policy's rule; None: no rule says so
 
 
 @dataclass(frozen=True, slots=True)

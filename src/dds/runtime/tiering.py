@@ -24,7 +24,7 @@ from typing import Final
 
 from dds.erasure.compression import StoredBlock
 from dds.erasure.fragment_tree import verify_leaf
-from dds.erasure.geometry import CUSTOM_CLASS, Geometry, stored_bytes, stripe_shapes
+from dds.erasure.geometry import ARCHIVE_CLASS, CUSTOM_CLASS, Geometry, stored_bytes, stripe_shapes
 from dds.erasure.segment_builder import ClosedSegment, SegmentBuilder
 from dds.ledger import rent
 from dds.ledger.records import CHAIN, CONTRACTS, NODES, SEGMENTS, Holding, contract_id, number_key
@@ -36,6 +36,7 @@ from dds.primitives.hashing import sha256, tagged_hash
 from dds.primitives.ids import NodeID, SegmentID, UploadID, id_text
 from dds.primitives.units import MIB
 from dds.protocol.quote import MONTH_EPOCHS, sizes_by_index
+from dds.protocol.tiering import Tier
 from dds.runtime.content_blocks import ContentBlocks
 from dds.runtime.contract_desk import ContractDesk, Reserved
 from dds.runtime.fetcher import Fetcher
@@ -70,6 +71,11 @@ class Target:
 
     class_name: str  # of the encoding
     geometry: Geometry
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the class's name says its geometry."""
+        return self.class_name not in (CUSTOM_CLASS, ARCHIVE_CLASS)
 
     @property
     def contract_name(self) -> str:
@@ -414,7 +420,8 @@ class Move:
     def _note_done(self, holders: Sequence[NodeID]) -> None:
         kept = holders or self.note.holders
         if holders or self.note.class_name != self.target.class_name:
-            self.catalog.note_move(self.note.cid, self.target.class_name, self.network.now_ms(), kept)
+            to = Tier(self.target.class_name, *(() if self.target.is_named else self.target.geometry))
+            self.catalog.note_move(self.note.cid, to, self.network.now_ms(), kept)
 
     async def _result(self, parts: Sequence[_Part], before: Standing) -> MoveResult:
         moved = sum(not part.is_there for part in parts)

@@ -22,6 +22,7 @@ from typing import NamedTuple, TypeVar
 from dds.primitives.cid import CID
 from dds.primitives.errors import ConfigError, StorageError
 from dds.primitives.ids import ID_BYTES, FragmentRoot, NodeID, SegmentID, UploadID
+from dds.protocol.tiering import Tier
 from dds.storage.fileops import disk_errors
 from dds.wire.segment import decode_index
 
@@ -42,6 +43,11 @@ CREATE TABLE contents(cid BLOB PRIMARY KEY, name TEXT, size INT, class TEXT, kin
 WITHOUT ROWID;
 """
 _MOVES = "CREATE TABLE IF NOT EXISTS moves(cid BLOB PRIMARY KEY, class TEXT, moved_ms INT) WITHOUT ROWID"
+_TIERS = """
+CREATE TABLE IF NOT EXISTS tiers(
+    cid BLOB PRIMARY KEY, k INT, m INT, archive_after_days INT, before_class TEXT, before_k INT, before_m INT
+) WITHOUT ROWID
+"""
 
 
 class Location(NamedTuple):
@@ -86,6 +92,16 @@ class MoveNote:
     moved_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class TierNote:
+    """What tiering must know of a content beside its class."""
+
+    k: int | None = None  # where the class does not say it
+    m: int | None = None
+    archive_after_days: int | None = None  # of the class policy's rule by which it was put; None: no rule says so
+    before: Tier | None = None  # what it was before it moved to its present class
+
+
 class Catalog:
     """Safe to use from several threads, and from several processes at once."""
 
@@ -122,7 +138,8 @@ class Catalog:
             self._in_transaction(self._create)
         elif version != CATALOG_VERSION:
             raise ConfigError(f"{self.path} is of catalog version {version}", hint="upgrade dds")
-        self._db.execute(_MOVES)  # older releases leave it alone
+        self._db.execute(_MOVES)  # older releases leave both alone
+        self._db.execute(_TIERS)
 
     def _create(self) -> None:
         if self._version() == 0:  # another process may have been first
@@ -275,12 +292,13 @@ class Catalog:
 
     # Contents
 
-    def add_content(self, note: ContentNote) -> None:
+    def add_content(self, note: ContentNote, tier: TierNote | None = None) -> None:
         """Remember what was put from this home; a second put of the same content renews it."""
         row = (note.cid, note.name, note.size_bytes, note.class_name, note.kind, note.put_ms, b"".join(note.holders))
 
         def add() -> None:
             self._db.execute("INSERT OR REPLACE INTO contents VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            self._put_tier(note.cid, tier or TierNote())
 
         self._do("remembering a content", lambda: self._in_transaction(add))
 
@@ -295,13 +313,17 @@ class Catalog:
         where = "WHERE (-put_ms, cid) > (?, ?) ORDER BY put_ms DESC, cid LIMIT ?"
         return self._contents(where, (-after.put_ms, after.cid, limit))
 
-    def note_move(self, cid: CID, class_name: str, moved_ms: int, holders: Sequence[NodeID]) -> None:
+    def note_move(self, cid: CID, to: Tier, moved_ms: int, holders: Sequence[NodeID]) -> None:
         """The content is of another class from now on, and its manifest lies with other nodes."""
 
         def note() -> None:
-            self._db.execute("INSERT OR REPLACE INTO moves VALUES (?, ?, ?)", (cid, class_name, moved_ms))
+            was = self._db.execute("SELECT class FROM contents WHERE cid = ?", (cid,)).fetchone()
+            tier = self._tier(cid)
+            before = tier.before if was is None or was[0] == to.class_name else Tier(was[0], tier.k, tier.m)
+            self._put_tier(cid, TierNote(to.k, to.m, tier.archive_after_days, before))
+            self._db.execute("INSERT OR REPLACE INTO moves VALUES (?, ?, ?)", (cid, to.class_name, moved_ms))
             update = "UPDATE contents SET class = ?, holders = ? WHERE cid = ?"
-            self._db.execute(update, (class_name, b"".join(holders), cid))
+            self._db.execute(update, (to.class_name, b"".join(holders), cid))
 
         self._do("noting a move", lambda: self._in_transaction(note))
 
@@ -312,9 +334,24 @@ class Catalog:
 
         return self._do("looking up a move", look)
 
+    def tier(self, cid: CID) -> TierNote:
+        """Empty where an older release put the content."""
+        return self._do("looking up a content's class", lambda: self._tier(cid))
+
+    def _tier(self, cid: CID) -> TierNote:
+        query = "SELECT k, m, archive_after_days, before_class, before_k, before_m FROM tiers WHERE cid = ?"
+        row = self._db.execute(query, (cid,)).fetchone()
+        return TierNote() if row is None else TierNote(*row[:3], None if row[3] is None else Tier(*row[3:]))
+
+    def _put_tier(self, cid: CID, tier: TierNote) -> None:
+        before = (None, None, None) if tier.before is None else (tier.before.class_name, tier.before.k, tier.before.m)
+        row = (cid, tier.k, tier.m, tier.archive_after_days, *before)
+        self._db.execute("INSERT OR REPLACE INTO tiers VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
     def forget_content(self, cid: CID) -> None:
         def forget() -> None:
             self._db.execute("DELETE FROM contents WHERE cid = ?", (cid,))
+            self._db.execute("DELETE FROM tiers WHERE cid = ?", (cid,))
 
         self._do("forgetting a content", lambda: self._in_transaction(forget))
 

@@ -30,7 +30,7 @@ import msgspec
 
 from dds.primitives.errors import ConfigError, InputError
 from dds.primitives.ids import NodeID, parse_id
-from dds.primitives.units import GIB, MIB
+from dds.primitives.units import ARCHIVE_AFTER_DAYS_MAX, GIB, MIB
 
 if TYPE_CHECKING:
     from dds.primitives.keys import SigningKey
@@ -56,7 +56,7 @@ Relays = Annotated[
     msgspec.Meta(max_length=2),
 ]
 RoundTrip = Annotated[int, msgspec.Meta(ge=0, le=10_000)]  # milliseconds
-ArchiveDays = Annotated[int, msgspec.Meta(ge=0, le=120)]  # protocol/tiering.py says why not more
+ArchiveDays = Annotated[int, msgspec.Meta(ge=0, le=ARCHIVE_AFTER_DAYS_MAX)]
 Peers = Annotated[tuple[NodeAddress, ...], msgspec.Meta(max_length=BOOTSTRAP_COUNT_MAX)]
 Hosts = Annotated[tuple[HostPort, ...], msgspec.Meta(max_length=BOOTSTRAP_COUNT_MAX)]
 

@@ -40,6 +40,7 @@ class OriginPut(Message, frozen=True):
     dedup: str = "network"
     term: str = ""
     price_max: int | None = None
+    archive_after_days: int | None = None
 
 
 class Payment(Message, frozen=True):

@@ -23,6 +23,7 @@ EDGE_BLOCKS_MAX: Final = 64  # of one edge read
 EDGE_REPLY_BYTES_MAX: Final = 4 * 1024 * KIB  # together; what does not fit is absent, to be asked for again
 VOUCHER_REQUEST_BYTES_MAX: Final = 4 * KIB
 POPULARITY_SEGMENTS_MAX: Final = 256
+POPULARITY_CONTENTS_MAX: Final = 256
 
 BlockID = Annotated[bytes, Meta(min_length=CID_BYTES, max_length=CID_BYTES)]
 
@@ -51,10 +52,14 @@ class VoucherRequest(Message, frozen=True):
 
 
 class PopularityRequest(Message, frozen=True):
-    segments: Annotated[list[ID], Meta(min_length=1, max_length=POPULARITY_SEGMENTS_MAX)]
+    """`segments` is for nodes that store, `contents` (ContentIDs) for edges; a node that is not such a one answers 0 to it."""
+
+    segments: Annotated[list[ID], Meta(max_length=POPULARITY_SEGMENTS_MAX)]
+    contents: Annotated[list[BlockID], Meta(max_length=POPULARITY_CONTENTS_MAX)] = []  # noqa: RUF012 - msgspec copies it
 
 
 class PopularityReply(Message, frozen=True):
-    """For each segment: reads served here in thousandths, each counted less as it ages (docs/spec/tiering.md); 0 where none."""
+    """What was served here, each read counted less as it ages (docs/spec/tiering.md), in the order asked; 0 where none."""
 
-    reads: Annotated[list[Bytes], Meta(max_length=POPULARITY_SEGMENTS_MAX)]
+    reads: Annotated[list[Bytes], Meta(max_length=POPULARITY_SEGMENTS_MAX)]  # of each segment, thousandths of a read
+    content_bytes: Annotated[list[Bytes], Meta(max_length=POPULARITY_CONTENTS_MAX)] = []  # noqa: RUF012 - of each content, bytes

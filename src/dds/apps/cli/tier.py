@@ -131,7 +131,13 @@ def run(session: Session, term: TermOption = "", max_price: MaxPriceOption = "",
             session.say(f"{cid_text(row.content)}: to {row.recommendation.to}: {row.recommendation.reason}")
             try:
                 done = await client.move(
-                    row.content, row.recommendation.to, term=term, price_max=parse_price_max(max_price), confirm=confirm
+                    row.content,
+                    row.recommendation.to,
+                    k=row.recommendation.k,
+                    m=row.recommendation.m,
+                    term=term,
+                    price_max=parse_price_max(max_price),
+                    confirm=confirm,
                 )
             except DDSError as error:
                 failed.append({"content": cid_text(row.content), "error": error.to_dict()})
