@@ -1,9 +1,9 @@
 """The demonstration: `make demo [DIR=path]`, or `python -m dds.apps.demo [--dir PATH]`.
 
 Twenty node processes store a real directory, six of them are killed, and a reader who has never seen it fetches every byte
-back; then a range of one file, then all of it again past a node that lies. Everything shown is measured here and now, and
-every claim is checked: the exit code is 0 only if all of them hold. Whatever happens, Ctrl-C and SIGKILL included, what was
-started is taken down.
+back; then a range of one file, then all of it again without a region, past a node that lies, and beside an edge. Everything
+shown is measured here and now, and every claim is checked: the exit code is 0 only if all of them hold. Whatever happens,
+Ctrl-C and SIGKILL included, what was started is taken down.
 
 Without DIR the input is the source tree of this Python's own standard library, without site-packages and caches.
 """
@@ -30,6 +30,7 @@ import uvloop
 from dds.apps.cli import exits
 from dds.apps.cli.session import show_log
 from dds.apps.demo_ledger import EPOCH_MS, audit_the_ledger, show_offer, show_payment, watch_pay
+from dds.apps.demo_places import EDGE, lose_region, read_at_the_edge, show_edge_pay
 from dds.apps.demo_stage import ClaimFailed, Scene, Stage, claim
 from dds.primitives.cid import CID, cid_text
 from dds.primitives.errors import DDSError, InputError
@@ -89,8 +90,12 @@ def play(stage: Stage, work: Path, directory: Path | None) -> None:
         lost = kill_six(scene)
         fetch_everything(scene, put.content)
         fetch_range(scene, put.content)
-        liar = catch_liar(scene, put.content, lost)
+        scene.devnet.start(lost)
+        lose_region(scene, put.content, with_client, compare)
+        liar = catch_liar(scene, put.content)
+        read_at_the_edge(scene, put.content, with_client, compare)
         watch_pay(scene, liar)
+        show_edge_pay(scene)
         audit_the_ledger(scene)
     finally:
         take_down(scene)
@@ -99,7 +104,9 @@ def play(stage: Stage, work: Path, directory: Path | None) -> None:
 def start_network(scene: Scene) -> None:
     scene.stage.step("A network of 20 node processes on this machine")
     started = time.monotonic()
-    rows = scene.devnet.up(Shape(epoch_ms=EPOCH_MS))
+    rows = scene.devnet.up(Shape(epoch_ms=EPOCH_MS, ecn=1))
+    scene.devnet.stop([EDGE])  # its turn comes
+    rows = [row for row in rows if row.name != EDGE]
     write_client_config(scene.reader.config_file, scene.creator.client_config())
     regions, operators = {row.region for row in rows}, {row.operator for row in rows}
     scene.stage.fact("up", f"{len(rows)} nodes, {len(operators)} operators, {len(regions)} regions")
@@ -136,7 +143,7 @@ def kill_six(scene: Scene) -> list[str]:
         their names.
     """
     scene.stage.step(f"Kill any {KILLED} nodes (SIGKILL)")
-    names = [member.name for member in scene.devnet.members()]
+    names = [member.name for member in scene.devnet.members() if member.name != EDGE]
     chosen = sorted(random.SystemRandom().sample(names, KILLED))
     rows = scene.devnet.kill(chosen)
     claim(all(row.state == "stopped" for row in rows), "a killed node still runs")
@@ -170,14 +177,13 @@ def fetch_range(scene: Scene, content: CID) -> None:
     scene.stage.good(f"identical; {human_bytes(got.moved_bytes)} moved, in {got.seconds:.2f} s")
 
 
-def catch_liar(scene: Scene, content: CID, lost: Sequence[str]) -> str:
-    """Bring the lost nodes back, turn one holder into a liar, and read past it.
+def catch_liar(scene: Scene, content: CID) -> str:
+    """Turn one holder into a liar, and read past it.
 
     Returns:
         its name.
     """
     scene.stage.step("One of the holders starts to lie")
-    scene.devnet.start(lost)
     liar = busiest_data_holder(scene, with_client(scene.reader, lambda client: client.stat(content)))
     scene.devnet.kill([liar])
     scene.devnet.start([liar], module=HOSTILE_DAEMON)
