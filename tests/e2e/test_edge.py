@@ -27,6 +27,7 @@ from dds.storage.home import (
     write_node_config,
 )
 from dds.transport.client import PeerClient
+from dds.wire.retrieval import PopularityReply, PopularityRequest
 from tests.e2e.devnet_cli import Program, running_devnet, same_file, wait_until, write_random
 from tests.e2e.node_process import NETWORK, SMALL_NODE
 
@@ -138,10 +139,21 @@ async def test_a_node_may_store_and_be_an_edge(tmp_path: Path) -> None:
         assert re.search(r"^dds_edge_hits_total 1$", page, re.MULTILINE)
         assert re.search(r"^dds_edge_misses_total 1$", page, re.MULTILINE)
         assert re.search(rf"^dds_edge_bytes {len(block)}$", page, re.MULTILINE)
+        node.edge.popularity.served(cid, 1000)
+        said = await client.call(
+            node.node_id,
+            "/v1/popularity",
+            PopularityRequest([bytes(32)], [cid]),
+            PopularityReply,
+            max_bytes=MIB,
+            timeout_s=20,
+        )
+        assert said == PopularityReply([0], [1000])
         await until_announced(node, [cid])
     async with open_node(load_node_config(files.config_file), files) as node:  # it knows what it has, and has said
         assert node.edge is not None
         assert await node.edge.block(cid) == block
+        assert 990 <= node.edge.popularity.served_bytes([cid])[0] <= 1000
         (tmp_path / "node" / "edge" / f"{cid[4]:02x}" / cid_text(cid)).write_bytes(b"rotten")
         assert await node.edge.block(cid) is None
         await until_announced(node, [])

@@ -341,7 +341,10 @@ class Catalog:
     def _tier(self, cid: CID) -> TierNote:
         query = "SELECT k, m, archive_after_days, before_class, before_k, before_m FROM tiers WHERE cid = ?"
         row = self._db.execute(query, (cid,)).fetchone()
-        return TierNote() if row is None else TierNote(*row[:3], None if row[3] is None else Tier(*row[3:]))
+        if row is None:
+            return TierNote()
+        k, m, archive_after_days, *before = row
+        return TierNote(k, m, archive_after_days, None if before[0] is None else Tier(*before))
 
     def _put_tier(self, cid: CID, tier: TierNote) -> None:
         before = (None, None, None) if tier.before is None else (tier.before.class_name, tier.before.k, tier.before.m)
