@@ -122,6 +122,25 @@ async def test_whoever_floods_the_cache_is_not_listened_to_for_a_while(monkeypat
         await until(lambda: lan._parts is None)
 
 
+async def test_who_was_silenced_listens_again_even_if_the_interface_was_away_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lan_module, "CACHED_NAMES_MAX", 3)
+    monkeypatch.setattr(lan_module, "WATCH_S", 0.05)
+    monkeypatch.setattr(lan_module, "DEAF_S", 0.05)
+    names = [(id_text(node_id(at)), LOOPBACK, 4000 + at, {"v": "1", "network": NETWORK}) for at in range(1, 9)]
+    async with speaking(NETWORK) as lan:
+        opened, failures = lan._open, [ConfigError("the interface is away")] * 2
+
+        async def away_at_first() -> None:
+            if failures:
+                raise failures.pop()
+            await opened()
+
+        monkeypatch.setattr(lan, "_open", away_at_first)
+        async with stranger(*names):
+            await until(lambda: lan._parts is None)
+        await until(lambda: not failures and lan._parts is not None)
+
+
 async def test_interface_that_is_not_there_is_a_clear_error() -> None:
     for host in ("::1", "203.0.113.77"):
         with pytest.raises(ConfigError, match="LAN"):

@@ -135,8 +135,17 @@ class Lan:
             if self._parts is not None and len(self._parts[0].zeroconf.cache.cache) > CACHED_NAMES_MAX:
                 log.warning("more than %d names are said on the LAN: not listening for %d s", CACHED_NAMES_MAX, DEAF_S)
                 await self._close()
-                await asyncio.sleep(DEAF_S)
+                await self._open_again()
+
+    async def _open_again(self) -> None:
+        """After a while, and after another one where the interface is away just then."""
+        while self._parts is None:
+            await asyncio.sleep(DEAF_S)
+            try:
                 await self._open()
+            except ConfigError as error:
+                log.warning("still not on the LAN: %s", error)
+                await self._close()
 
     def _info(self, service: LanService) -> ServiceInfo:
         from zeroconf import ServiceInfo
