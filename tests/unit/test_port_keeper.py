@@ -20,10 +20,11 @@ class Box:
     host: str = "5.5.5.1"
     works: bool = True
     mapped: set[Port] = field(default_factory=set)
+    room: int = 2  # for so many ports
 
     async def map(self, port: Port) -> Mapped:
-        if not self.works:
-            raise UnavailableError("it does not answer")
+        if not self.works or len(self.mapped) == self.room:
+            raise UnavailableError("it does not answer, or maps no more")
         self.mapped.add(port)
         return Mapped(port, self.host, port.number + 1, LIFETIME_S)
 
@@ -47,6 +48,12 @@ async def test_the_first_router_that_answers_maps_every_port_and_gives_all_of_it
     silent, good, unused = Box(works=False), Box(), Box()
     assert await told_by(silent, good, unused) == [["5.5.5.1:4434", "5.5.5.1:4435"]]
     assert good.mapped == set() and unused.mapped == set()
+
+
+async def test_a_router_that_maps_only_some_of_the_ports_keeps_none_of_them() -> None:
+    full, good = Box(room=1), Box()
+    assert await told_by(full, good) == [["5.5.5.1:4434", "5.5.5.1:4435"]]
+    assert full.mapped == set()
 
 
 @pytest.mark.parametrize("host", ["192.168.1.1", "100.64.0.7", "nonsense", "127.0.0.1"])

@@ -103,10 +103,13 @@ class PortKeeper:
     async def _renew(self) -> float:
         """Map everything (anew); seconds until that is due again."""
         for router in self._routers if self._router is None else (self._router,):
+            mapped: list[Mapped] = []
             try:
-                mapped = [await router.map(port) for port in self._ports]
+                for port in self._ports:
+                    mapped.append(await router.map(port))
             except DDSError as error:
                 log.info("no port is mapped: %s", error.message)
+                await self._give_back(router, mapped)
                 continue
             if (problem := _not_outside(mapped)) is not None:
                 log.warning("the router maps ports, but %s", problem)
