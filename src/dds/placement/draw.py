@@ -21,7 +21,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, combinations
 from operator import attrgetter
 from typing import Final
 
@@ -286,6 +286,10 @@ class _Hand:
     def is_free(self, c: Candidate) -> bool:
         return c.node_id not in self.taken
 
+    def last_rooms(self, c: Candidate) -> tuple[tuple[str, str], ...]:
+        """Its labels (rule, label) that it would fill up."""
+        return tuple((rule, label) for rule in RULES if self._used[rule][label := getattr(c, rule)] + 1 >= self.limits[rule])
+
     def allows(self, c: Candidate) -> bool:
         return (
             c.node_id not in self.taken
@@ -359,7 +363,10 @@ def _samples(pool: Sequence[Candidate], per_kind: int) -> list[Candidate]:
 
 def _pair(hand: _Hand, allowed: Sequence[Candidate]) -> tuple[Candidate, Candidate] | None:
     """Two that fit together; both are counted as used when found."""
+    fits_none = _alone(hand, allowed)
     for first in allowed:
+        if fits_none(first):
+            continue
         hand.put_in(first)
         second = next((c for c in allowed if hand.allows(c)), None)
         if second:
@@ -367,6 +374,25 @@ def _pair(hand: _Hand, allowed: Sequence[Candidate]) -> tuple[Candidate, Candida
             return first, second
         hand.put_back(first)
     return None
+
+
+def _alone(hand: _Hand, allowed: Sequence[Candidate]) -> Callable[[Candidate], bool]:
+    """Whether one of these (different) nodes fits together with none of the others, counted instead of tried out.
+
+    Two do not fit together where they share a label that has room for one more only.
+    """
+    last_rooms = [hand.last_rooms(c) for c in allowed]
+    kinds = Counter(kind for labels in last_rooms for kind in _subsets(labels))
+    conflicts = {
+        c.node_id: sum(kinds[kind] * (-1) ** (len(kind) + 1) for kind in _subsets(labels))
+        for c, labels in zip(allowed, last_rooms, strict=True)
+    }
+    return lambda c: conflicts[c.node_id] == len(allowed) or (not conflicts[c.node_id] and len(allowed) == 1)
+
+
+def _subsets(labels: tuple[tuple[str, str], ...]) -> Iterator[tuple[tuple[str, str], ...]]:
+    """All but the empty one."""
+    return (kind for size in range(1, len(labels) + 1) for kind in combinations(labels, size))
 
 
 def _relax(hand: _Hand, pool: Sequence[Candidate]) -> None:
