@@ -22,9 +22,10 @@ from dds.ledger.rules import inventory
 from dds.primitives.ids import NodeID, id_text
 from dds.primitives.keys import SigningKey
 from dds.primitives.money import TOKEN
+from dds.runtime.ledger_client import ledger_at
 from dds.runtime.ledger_host import LedgerHost
 from dds.runtime.metrics import Registry
-from dds.runtime.node_audits import AuditParts, NodeAudits, ledger_at
+from dds.runtime.node_audits import AuditParts, NodeAudits
 from dds.runtime.tasks import cancel_all
 from dds.storage.fragment_store import FragmentStore
 from dds.transport.client import PeerClient

@@ -21,10 +21,10 @@ from dds.primitives.errors import InputError
 from dds.primitives.keys import SigningKey
 from dds.runtime.class_choice import Choice, Explanation, choose_class, explain_put
 from dds.runtime.content_stat import Payers
-from dds.runtime.contract_desk import Confirm, ContractDesk, accept, ledger_of, open_desk
+from dds.runtime.contract_desk import Confirm, ContractDesk, accept, open_desk
+from dds.runtime.escrow_claims import EscrowClaims
 from dds.runtime.get import Reading
 from dds.runtime.home_stat import index_from, measure_home
-from dds.runtime.ledger_client import LedgerClient
 from dds.runtime.network import Network, open_network
 from dds.runtime.origin_client import OriginClient
 from dds.runtime.purse import Purse, PurseTerms
@@ -33,7 +33,7 @@ from dds.runtime.results import ContentStat, Entry, GetResult, HomeStat, Progres
 from dds.runtime.tier_status import TierDesk, TierStatus
 from dds.runtime.tiering import Move, MovePlan, MoveResult, Target
 from dds.storage.catalog import Catalog
-from dds.storage.home import ClientConfig, Home, in_region, parse_node_address
+from dds.storage.home import ClientConfig, Home, in_region
 from dds.storage.policy_file import load_policy
 from dds.storage.source import SourceOptions, measure_dag
 from dds.transport.heap import CLIENT_KEPT_BYTES, CLIENT_MAPPED_BYTES_MIN, keep_freed_memory
@@ -49,6 +49,7 @@ class Client:
     def __init__(self, network: Network, catalog: Catalog, home: Home) -> None:
         self.network = network
         self._catalog, self._home = catalog, home
+        self._claims = EscrowClaims()
 
     async def put(
         self,
@@ -106,8 +107,10 @@ class Client:
         return replace(choice, options=on_network(choice.options, config))
 
     def _desk(self, options: PutOptions, confirm: Confirm) -> ContractDesk | None:
-        ledger = self._home.client_config().ledger
-        return open_desk(self.network.client, self.network.name, ledger, self.network.key, options, confirm)
+        address = self._home.client_config().ledger
+        if not address:
+            return None
+        return open_desk(self.network.ledger(address), self.network.key, options, confirm, self._claims)
 
     async def get(
         self,
@@ -151,9 +154,7 @@ class Client:
         address = self._home.client_config().ledger
         if not address:
             return None
-        node, host, port = parse_node_address(address)
-        self.network.client.learn(node, [(host, port)])
-        ledger = LedgerClient(self.network.client, node, network=self.network.name)
+        ledger = self.network.ledger(address)
         return lambda segments: ledger.find_many([(SEGMENTS, segment) for segment in segments])
 
     async def tier_status(self) -> list[TierStatus]:
@@ -190,8 +191,8 @@ class Client:
         target, address = Target(class_name, class_geometry(class_name, options.k, options.m)), config.ledger
         desk = None
         if address:
-            ledger = ledger_of(self.network.client, self.network.name, address)
-            desk = ContractDesk(ledger, key, target.contract_name, target.geometry, term, price_max, confirm)
+            name, ledger = target.contract_name, self.network.ledger(address)
+            desk = ContractDesk(ledger, key, name, target.geometry, term, price_max, confirm, self._claims)
         return await Move(self.network, self._catalog, self._home.spool_dir, note, target, desk, on_plan, progress).run()
 
     def _reading(self, content: CID, progress: Callable[[Progress], None]) -> Reading:

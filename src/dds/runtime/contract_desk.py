@@ -6,8 +6,11 @@ a segment counts as stored only when the ledger has its receipts.
 
     quote -> confirm -> escrow covers it -> per segment: reserve -> [upload] -> register with receipts
                                             reused segments: sponsor
-    on failure: reservations cancelled, this put's unspent deposit withdrawn
+    on failure: reservations cancelled, this put's unspent deposit withdrawn, but not what others of this session count on
     what a killed put left reserved: cancelled by the next put under the contract, once it has expired
+
+Puts of one contract share its escrow. Those of one session know of each other (escrow_claims.py); where one of another program
+was quicker, the ledger refuses, and the escrow is topped up again in the same breath as the reservation.
 
 Source: docs/spec/ledger.md, "Contracts", "Segments, assignments, sponsors".
 """
@@ -16,9 +19,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from dds.erasure.geometry import CUSTOM_CLASS, Geometry, class_geometry
 from dds.ledger.params import Params
@@ -47,10 +50,9 @@ from dds.primitives.ids import NodeID, SegmentID
 from dds.primitives.keys import SigningKey
 from dds.primitives.money import format_tokens, share_ppm
 from dds.protocol.quote import PutQuote, parse_term, price_per_tib_month, segments_of, segments_quote
+from dds.runtime.escrow_claims import Claim, EscrowClaims
 from dds.runtime.ledger_client import LedgerClient, TxDone
 from dds.runtime.results import Payment, PutOptions
-from dds.storage.home import parse_node_address
-from dds.transport.client import PeerClient
 from dds.wire.ledger import (
     AnyBody,
     CancelReservations,
@@ -68,6 +70,7 @@ from dds.wire.ledger import (
 )
 from dds.wire.segment import EncodingRecord, StripeShape
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 TERM: Final = "720"  # epochs, when nobody says otherwise: 30 days of hours
@@ -78,6 +81,8 @@ FEES: Final = ("fee", "fee-burned")
 NO_ESCROW: Final = "insufficient-escrow"
 NO_NODES: Final = "not-enough-nodes"
 UNPAID_HINT: Final = "store it anew with --dedup off, or wait for the next epoch"
+COVER_ATTEMPTS_MAX: Final = 8  # for one reservation, while others use up what is put into the escrow
+GIVE_BACK_ATTEMPTS_MAX: Final = 4
 GIVE_BACK_S: Final = 15.0  # the longest that a put which failed waits for the ledger
 SWEPT_MAX: Final = 256  # of a contract's latest reservations: what killed puts left is looked for among them
 PRICE_SLACK_PPM: Final = 50_000  # a quote holds although the price rises by so much until the nodes are drawn
@@ -92,7 +97,7 @@ class Offer:
     price: int  # now, per MiB-epoch
     price_max: int
     reference: int
-    escrow: int  # in the standing contract now
+    escrow: int  # in the standing contract now, without what other puts of this session count on
     balance: int
     deposit: int  # what will be moved into escrow
     epoch_ms: int
@@ -140,6 +145,7 @@ class ContractDesk:
     term: str  # "30d", or a number of epochs; empty: the contract's, or TERM
     price_max: int | None  # per MiB-epoch; None: the contract's, or PRICE_HEADROOM x the price quoted
     confirm: Confirm
+    claims: EscrowClaims = field(default_factory=EscrowClaims)  # of all puts of this session
     segments: list[list[StripeShape]] | None = None  # what will be stored, where that is known: then the quote is exact
     spent: Spent = field(default_factory=Spent)
     _params: Params = field(default_factory=Params)
@@ -147,12 +153,12 @@ class ContractDesk:
     _price: int = 0  # that the quote was made with: the most that is paid
     _paid_price: int = 0  # of the last segment
     _epochs: int = 0
-    _sure: int = 0  # of the escrow: agreed on for this put, and not reserved yet
+    _claim: Claim = field(default_factory=Claim)
     _agreed: list[AnyBody] = field(default_factory=list)  # not sent yet
-    _deposit: int = 0  # that is in it
     _open: set[bytes] = field(default_factory=set)  # reservations not registered yet
     _expired: list[bytes] = field(default_factory=list)  # reservations of earlier puts
     _one: asyncio.Lock = field(default_factory=asyncio.Lock)  # escrow is looked at and topped up by one segment at a time
+    _under_way: set[asyncio.Task[Any]] = field(default_factory=set)  # at the ledger, whoever waits for it
 
     async def offer(self, data_bytes: int | None) -> Offer:
         """What a put of `data_bytes` costs at most, and how it would be paid. Nothing is changed by asking.
@@ -172,7 +178,11 @@ class ContractDesk:
         if not self.confirm(offer):
             raise InputError("the quote was not accepted: nothing was stored", hint="accept it with --yes")
         self._agree(contract, offer)
-        await self._cancel(self._expired)
+        try:
+            await self._cancel(self._expired)
+        except BaseException:
+            self.end()
+            raise
 
     async def _left_behind(self, contract: Contract, epoch: int) -> list[bytes]:
         """Reservations that have expired: nobody else gives back what a killed put had earmarked, and the room at its nodes."""
@@ -223,7 +233,7 @@ class ContractDesk:
                 f"the price is {format_tokens(price_per_tib_month(lane.price))} per TiB and 720 epochs, above your limit",
                 hint="raise --max-price, or wait: dds market price",
             )
-        escrow = 0 if contract is None else contract.escrow - contract.reserved
+        escrow = 0 if contract is None else self._free(contract)
         deposit = max(0, bound.total - escrow)
         return Offer(bound, lane.price, limit, lane.reference, escrow, account.balance, deposit, self._params.epoch_ms)
 
@@ -237,23 +247,45 @@ class ContractDesk:
                 self._agreed.append(SetContract(self._contract, self._epochs, offer.price_max))
             if offer.deposit:
                 self._agreed.append(TopUp(self._contract, offer.deposit))
-        self._deposit, self._sure = offer.deposit, offer.quote.total
+        self._claim.amount, self._claim.unsent = offer.quote.total, offer.deposit
+        self.claims.enter(self._contract, self._claim)
 
-    async def _send(self, body: AnyBody) -> TxDone:
+    def _free(self, contract: Contract) -> int:
+        """Of the escrow, without what is reserved and what other puts of this session count on."""
+        return max(0, contract.escrow - contract.reserved - self.claims.of_others(self._contract, self._claim))
+
+    async def _send(self, body: AnyBody, before: Sequence[AnyBody] = ()) -> TxDone:
+        """`body`, behind what was agreed on and not sent yet, and behind `before`.
+
+        Raises:
+            LedgerRefused: of what stands before it only where `body` was refused too.
+        """
         agreed, self._agreed = self._agreed, []
-        *before, done = await self.ledger.submit_many(self.key, [*agreed, body])
-        for refusal in before:
-            if isinstance(refusal, LedgerRefused) and refusal.refusal != CONTRACT_EXISTS:
-                raise refusal
-        if any(isinstance(each, LedgerRefused) for each in before):  # another put of this home has just opened it
-            if self._deposit:
-                await self.ledger.submit(self.key, TopUp(self._contract, self._deposit))
-                self.spent.deposited += self._deposit
-            return done if isinstance(done, TxDone) else await self._send(body)
-        self.spent.deposited += self._deposit if agreed else 0
+        for terms in [each for each in agreed if isinstance(each, SetContract)]:
+            await self.ledger.submit(self.key, terms)  # alone: nothing may be reserved by the old ones
+        first = [*(each for each in agreed if not isinstance(each, SetContract)), *before]
+        *outcomes, done = await self.ledger.submit_many(self.key, [*first, body])
+        moved = sum(_deposit_of(each) for each, outcome in zip(first, outcomes, strict=True) if isinstance(outcome, TxDone))
+        self.spent.deposited += moved
+        self._claim.unsent = 0
+        refusals = [each for each in outcomes if isinstance(each, LedgerRefused)]
+        if any(refusal.refusal == CONTRACT_EXISTS for refusal in refusals):  # another put has just opened it
+            owed = _deposit_of(first[0])
+            top_up: list[AnyBody] = [TopUp(self._contract, owed)] if owed else []
+            if isinstance(done, LedgerRefused):
+                return await self._send(body, top_up)
+            self._agreed, self._claim.unsent = top_up, owed
+            return done
         if isinstance(done, LedgerRefused):
-            raise done
+            raise refusals[0] if refusals else done
         return done
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """What is at the ledger goes on when the put is cancelled, so that `fail` knows what came of it."""
+        task = asyncio.create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(task)
 
     # -- new segments -----------------------------------------------------------------------------------------------------
 
@@ -263,15 +295,11 @@ class ContractDesk:
         Raises:
             LedgerRefused: not enough nodes, or above the price limit.
         """
-        needed = quote(self._params, [fragment_bytes_max] * width, self._price, self._epochs).total
-        async with self._one:
-            try:
-                done = await self._paying(needed, Reserve(self._contract, 1, width, m, fragment_bytes_max))
-            except LedgerRefused as refusal:
-                hint = more_nodes(storage_role(self.class_name), width) if refusal.refusal == NO_NODES else refusal.hint
-                raise LedgerRefused(refusal.refusal, f"class {self.class_name}: {refusal.message}", hint=hint) from None
-        identifier = next(event.evidence for event in done.events if event.name == "reserved")
-        self._open.add(identifier)
+        try:
+            identifier = await self._to_the_end(self._reserve(width, m, fragment_bytes_max))
+        except LedgerRefused as refusal:
+            hint = more_nodes(storage_role(self.class_name), width) if refusal.refusal == NO_NODES else refusal.hint
+            raise LedgerRefused(refusal.refusal, f"class {self.class_name}: {refusal.message}", hint=hint) from None
         reservation, ticket = await self._prove(identifier)
         if reservation is None:
             raise UnavailableError("the ledger has no such reservation any more", hint="run the same put again")
@@ -282,6 +310,13 @@ class ContractDesk:
         ids = [NodeID(node.node_id) for node in nodes]
         draw = Draw(tuple(ids[:width]), tuple(ids[width:]), ())
         return Reserved(identifier, ticket, _now_s(), reservation.price, draw, tuple(reservation.bends))
+
+    async def _reserve(self, width: int, m: int, fragment_bytes_max: int) -> bytes:
+        needed = quote(self._params, [fragment_bytes_max] * width, self._price, self._epochs).total
+        done = await self._paying(needed, Reserve(self._contract, 1, width, m, fragment_bytes_max))
+        identifier = next(event.evidence for event in done.events if event.name == "reserved")
+        self._open.add(identifier)
+        return identifier
 
     async def ticket(self, reserved: Reserved) -> bytes:
         """A ticket that is young enough for the nodes, however long the upload took."""
@@ -294,28 +329,30 @@ class ContractDesk:
         return reservation, ticket
 
     async def _paying(self, needed: int, body: AnyBody) -> TxDone:
-        """Send what takes at most `needed` from the escrow, once more where another put of this home has used that up."""
-        await self._cover(needed)
-        try:
-            return await self._send(body)
-        except LedgerRefused as refusal:
-            if refusal.refusal != NO_ESCROW:
-                raise
-        self._sure = 0
-        await self._cover(needed)
-        return await self._send(body)
+        """Send what takes at most `needed` from the escrow, and as much into the escrow as that lacks.
 
-    async def _cover(self, needed: int) -> None:
-        """See to it that the escrow has what a segment may take: for a stream, and what is reused, nothing was agreed."""
-        if needed <= self._sure:
-            self._sure -= needed
-            return
-        self._sure = 0  # it is part of the escrow that is looked at now
-        contract = await self.ledger.find(CONTRACTS, self._contract)
-        missing = needed - (contract.escrow - contract.reserved if contract is not None else 0)
-        if missing > 0:
-            await self._send(TopUp(self._contract, missing))
-            self.spent.deposited += missing
+        Where a put of another program has used up what was there, the escrow gets the whole of it with the same request.
+        """
+        async with self._one:
+            for attempt in range(COVER_ATTEMPTS_MAX):
+                try:
+                    done = await self._send(body, await self._cover(needed, whole=attempt > 1))
+                except LedgerRefused as refusal:
+                    if refusal.refusal != NO_ESCROW or attempt + 1 == COVER_ATTEMPTS_MAX:
+                        raise
+                    self._claim.amount = 0
+                else:
+                    self._claim.amount = max(0, self._claim.amount - needed)
+                    return done
+        raise AssertionError("unreachable")
+
+    async def _cover(self, needed: int, *, whole: bool) -> list[AnyBody]:
+        """What puts into the escrow what a segment may take: for a stream, and what is reused, nothing was agreed."""
+        if needed <= self._claim.amount:
+            return []
+        contract = None if whole else await self.ledger.find(CONTRACTS, self._contract)
+        missing = needed - self._claim.unsent - (self._free(contract) if contract is not None else 0)
+        return [TopUp(self._contract, missing)] if missing > 0 else []
 
     async def register(self, reserved: Reserved, record: EncodingRecord, payload: bytes, receipts: Sequence[bytes]) -> None:
         """Close the reservation with the nodes' receipts, by ascending index: from the next epoch on they are audited and paid.
@@ -326,16 +363,12 @@ class ContractDesk:
         """
         entry = _entry(reserved, record, payload, receipts)
         try:
-            done = await self.ledger.submit(self.key, RegisterSegments([entry]))
+            await self._to_the_end(self._close(reserved, RegisterSegments([entry])))
         except LedgerRefused as refusal:
             if refusal.refusal != SEGMENT_EXISTS:
                 raise
             await self._cancel([reserved.id])
             await self.reuse(record.segment_id, record, set(range(len(record.stripes))))
-            return
-        self._open.discard(reserved.id)
-        self.spent.segments += 1
-        self._charge(done, reserved.price)
 
     async def reencode(self, reserved: Reserved, record: EncodingRecord, payload: bytes, receipts: Sequence[bytes]) -> None:
         """Put a stored segment's new encoding into the place of its old one; every index has its receipt.
@@ -343,7 +376,10 @@ class ContractDesk:
         Raises:
             LedgerRefused: the old encoding stays what it is.
         """
-        done = await self.ledger.submit(self.key, Reencode(_entry(reserved, record, payload, receipts)))
+        await self._to_the_end(self._close(reserved, Reencode(_entry(reserved, record, payload, receipts))))
+
+    async def _close(self, reserved: Reserved, body: AnyBody) -> None:
+        done = await self.ledger.submit(self.key, body)
         self._open.discard(reserved.id)
         self.spent.segments += 1
         self._charge(done, reserved.price)
@@ -387,23 +423,23 @@ class ContractDesk:
         assert chain is not None
         end = chain.epoch + self._epochs
         sizes = _sizes_of(record, stripes)
+        if ours is None or wanted & ~ours.stripes:
+            price = max(segment.price, chain.lane(segment.role).price)
+            body: AnyBody = Sponsor(self._contract, segment_id, wanted.to_bytes(8, "little"))
+        elif ours.end_epoch < end:
+            price = max(ours.price, chain.lane(segment.role).price)
+            body = ExtendSegments(self._contract, [segment_id], end - ours.end_epoch)
+        else:
+            return
+        needed = quote(self._params, sizes, price, self._epochs).total
         try:
-            async with self._one:
-                if ours is None or wanted & ~ours.stripes:
-                    joins_at = max(segment.price, chain.lane(segment.role).price)
-                    needed = quote(self._params, sizes, joins_at, self._epochs).total
-                    body: AnyBody = Sponsor(self._contract, segment_id, wanted.to_bytes(8, "little"))
-                    self._charge(await self._paying(needed, body), joins_at)
-                elif ours.end_epoch < end:
-                    more, price = end - ours.end_epoch, max(ours.price, chain.lane(segment.role).price)
-                    needed = quote(self._params, sizes, price, self._epochs).total
-                    body = ExtendSegments(self._contract, [segment_id], more)
-                    self._charge(await self._paying(needed, body), price)
-                else:
-                    return
+            await self._to_the_end(self._sponsor(needed, body, price))
         except LedgerRefused as refusal:
             problem = f"a segment stored earlier cannot be paid for: {refusal.message}"
             raise UnavailableError(problem, hint=UNPAID_HINT) from None
+
+    async def _sponsor(self, needed: int, body: AnyBody, price: int) -> None:
+        self._charge(await self._paying(needed, body), price)
         self.spent.sponsored += 1
 
     # -- the end ----------------------------------------------------------------------------------------------------------
@@ -420,14 +456,44 @@ class ContractDesk:
         except (DDSError, TimeoutError) as error:
             log.warning("what the put did not use is still in the contract's escrow: %s", error or "the ledger does not answer")
 
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        """Count on nothing in the escrow any more. To be called however the put ends; `fail` does."""
+        self.claims.leave(self._contract, self._claim)
+
     async def _give_back(self) -> None:
+        """What others of this session count on stays, whoever moved it there."""
+        await asyncio.gather(*self._under_way, return_exceptions=True)
         await self._cancel(self._open)
-        contract = await self.ledger.find(CONTRACTS, self._contract)
-        free = contract.withdrawable if contract is not None else 0
-        unspent = min(self.spent.deposited - self.spent.total, free)
-        if unspent > 0:
-            await self.ledger.submit(self.key, WithdrawEscrow(self._contract, unspent))
-            self.spent.deposited -= unspent
+        for _ in range(GIVE_BACK_ATTEMPTS_MAX):
+            contract = await self.ledger.find(CONTRACTS, self._contract)
+            if contract is None:
+                return
+            free = contract.withdrawable - self.claims.of_others(self._contract, self._claim)
+            unspent = min(self.spent.deposited - self.spent.total, free)
+            if unspent <= 0:
+                return
+            try:
+                await self.ledger.submit(self.key, WithdrawEscrow(self._contract, unspent))
+            except LedgerRefused as refusal:
+                if refusal.refusal != NO_ESCROW:  # another put has just reserved some of it
+                    raise
+            else:
+                self.spent.deposited -= unspent
+                return
+
+
+def _deposit_of(body: AnyBody) -> int:
+    """What goes into the escrow with it."""
+    match body:
+        case OpenContract():
+            return body.deposit
+        case TopUp():
+            return body.amount
+        case _:
+            return 0
 
 
 def _entry(reserved: Reserved, record: EncodingRecord, payload: bytes, receipts: Sequence[bytes]) -> SegmentEntry:
@@ -442,22 +508,12 @@ def _entry(reserved: Reserved, record: EncodingRecord, payload: bytes, receipts:
 
 
 def open_desk(
-    client: PeerClient, network: str, ledger: str, key: SigningKey, options: PutOptions, confirm: Confirm
-) -> ContractDesk | None:
-    """The desk of one put, or None where the network is not paid: `ledger` ("NODEID@host:port") is empty."""
-    if not ledger:
-        return None
+    ledger: LedgerClient, key: SigningKey, options: PutOptions, confirm: Confirm, claims: EscrowClaims
+) -> ContractDesk:
+    """The desk of one put. `ledger` and `claims` are those of all puts of the session."""
     geometry = class_geometry(options.class_name, options.k, options.m)
     name = options.class_name if options.class_name != CUSTOM_CLASS else f"{CUSTOM_CLASS}-{geometry.k}-{geometry.m}"
-    at = ledger_of(client, network, ledger)
-    return ContractDesk(at, key, name, geometry, options.term, options.price_max, confirm)
-
-
-def ledger_of(client: PeerClient, network: str, address: str) -> LedgerClient:
-    """The ledger whose host is "NODEID@host:port"."""
-    host, name, port = parse_node_address(address)
-    client.learn(host, [(name, port)])
-    return LedgerClient(client, host, network=network)
+    return ContractDesk(ledger, key, name, geometry, options.term, options.price_max, confirm, claims)
 
 
 def _now_s() -> float:

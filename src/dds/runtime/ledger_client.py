@@ -1,9 +1,10 @@
 """A ledger seen from outside: transactions go in, proven entries and events come out.
 
-Decides nonces, what is sent again and what is believed. An entry is believed when its proof leads to a head that the pinned
-host has signed, of the pinned genesis, and no older than what this client has seen. Events and outcomes are the host's word:
-whoever doubts it replays the blocks. Sending the same transaction again is safe: a nonce counts once, and the host remembers.
-One key belongs to one program at a time: two that make equal transactions cannot tell a lost answer from the other's.
+Decides what is asked again and what is believed; nonces are ledger_sender.py's. An entry is believed when its proof leads to a
+head that the pinned host has signed, of the pinned genesis, and no older than what this client has seen. Events and outcomes
+are the host's word: whoever doubts it replays the blocks. Sending the same transaction again is safe: a nonce counts once, and
+the host remembers. A program has one of these for each ledger, so that what its parts submit with one key shares requests and
+nonces; another program that uses the key at the same time costs both of them a few attempts.
 
     async with open_ledger("NODEID@127.0.0.1:4100", network="devnet") as ledger:
         done = await ledger.submit(key, Transfer(to, amount))
@@ -38,10 +39,11 @@ from dds.primitives.hashing import sha256
 from dds.primitives.ids import NodeID, id_text
 from dds.primitives.keys import SigningKey
 from dds.primitives.units import KIB
+from dds.runtime.ledger_sender import AccountSender
 from dds.storage.home import parse_node_address
 from dds.transport.client import PeerClient
 from dds.wire.codec import Message, decode, encode
-from dds.wire.ledger import TX_BYTES_MAX, AnyBody, sign_tx
+from dds.wire.ledger import AnyBody
 from dds.wire.ledger_api import (
     BLOCK_REPLY_BYTES_MAX,
     ENTRIES_PER_QUERY_MAX,
@@ -49,7 +51,6 @@ from dds.wire.ledger_api import (
     EVENTS_PER_QUERY_MAX,
     EVENTS_REPLY_BYTES_MAX,
     HEAD_BYTES_MAX,
-    SUBMIT_BYTES_MAX,
     SUBMIT_REPLY_BYTES_MAX,
     SUBMIT_TXS_MAX,
     BlockReply,
@@ -70,7 +71,6 @@ SUBMIT_TIMEOUT_S: Final = 45.0
 BULK_TIMEOUT_S: Final = 120.0  # a block, the genesis
 SEND_ATTEMPTS_MAX: Final = 4
 SEND_PAUSE_S: Final = 0.25  # before the second attempt; doubled each time
-NONCE_ATTEMPTS_MAX: Final = 5
 SENDERS_MAX: Final = 4096  # keys whose next nonce is remembered
 AWAY_HINT: Final = "does its host run? Reading content needs no ledger"
 BUSY_STATUSES: Final = (429, 503, 504)
@@ -107,10 +107,19 @@ async def open_ledger(address: str, *, network: str, key: SigningKey | None = No
     Raises:
         InputError: not an address.
     """
-    node_id, host, port = parse_node_address(address)
     async with PeerClient(key, network=network) as peers:
-        peers.learn(node_id, [(host, port)])
-        yield LedgerClient(peers, node_id, network=network)
+        yield ledger_at(address, peers, network)
+
+
+def ledger_at(address: str, peers: PeerClient, network: str) -> LedgerClient:
+    """The ledger whose host is "NODEID@host:port", over the connections of `peers`.
+
+    Raises:
+        InputError: not an address.
+    """
+    node_id, host, port = parse_node_address(address)
+    peers.learn(node_id, [(host, port)])
+    return LedgerClient(peers, node_id, network=network)
 
 
 class LedgerClient:
@@ -123,8 +132,7 @@ class LedgerClient:
         self._seen: Head | None = None  # the newest
         self._believed: tuple[bytes, Head] | None = None  # the last head that was verified, as it came
         self._height = 0  # no head that is asked for from now on may be older
-        self._nonces: dict[bytes, int] = {}
-        self._locks: dict[bytes, asyncio.Lock] = {}
+        self._senders: dict[bytes, AccountSender] = {}
 
     # ---- transactions
 
@@ -140,42 +148,24 @@ class LedgerClient:
         return outcome
 
     async def submit_many(self, key: SigningKey, bodies: Sequence[AnyBody]) -> list[TxDone | LedgerRefused]:
-        """Send transactions in this order; a refused one does not hold up those behind it. One caller a key at a time."""
-        outcomes: list[TxDone | LedgerRefused] = []
-        async with self._lock_of(key.public):
-            for start in range(0, len(bodies), SUBMIT_TXS_MAX):
-                outcomes += await self._submit(key, bodies[start : start + SUBMIT_TXS_MAX])
-        return outcomes
+        """Send transactions in this order; a refused one does not hold up those behind it. Each is done once at most."""
+        done: list[TxDone | LedgerRefused] = []
+        sender = self._sender_of(key)
+        for start in range(0, len(bodies), SUBMIT_TXS_MAX):
+            done += [self._outcome(raw, outcome) for raw, outcome in await sender.send(bodies[start : start + SUBMIT_TXS_MAX])]
+        return done
 
-    def _lock_of(self, account: bytes) -> asyncio.Lock:
-        if account not in self._locks and len(self._locks) >= SENDERS_MAX:
-            idle = next((known for known, lock in self._locks.items() if not lock.locked()), None)
-            if idle is not None:
-                del self._locks[idle]
-                self._nonces.pop(idle, None)
-        return self._locks.setdefault(account, asyncio.Lock())
-
-    async def _submit(self, key: SigningKey, bodies: Sequence[AnyBody]) -> list[TxDone | LedgerRefused]:
-        """Those that met a wrong nonce get a new one, and go again, a bounded number of times."""
-        final: dict[int, TxDone | LedgerRefused] = {}
-        left = list(range(len(bodies)))
-        for _ in range(NONCE_ATTEMPTS_MAX):
-            nonce = await self._next_nonce(key.public)
-            raws = [sign_tx(key, self.network, nonce + place, bodies[at]) for place, at in enumerate(left)]
-            outcomes = [outcome for batch in _batches(raws) for outcome in await self._send(batch)]
-            final |= {at: self._outcome(raw, outcome) for at, raw, outcome in zip(left, raws, outcomes, strict=True)}
-            left = [at for at, outcome in zip(left, outcomes, strict=True) if outcome.code == "bad-nonce"]
-            if all(outcome.code == "" for outcome in outcomes):
-                self._nonces[key.public] = nonce + len(raws)
-            if not left:
-                break
-        return [final[at] for at in range(len(bodies))]
+    def _sender_of(self, key: SigningKey) -> AccountSender:
+        account = key.public
+        if account not in self._senders:
+            if len(self._senders) >= SENDERS_MAX:
+                idle = next((known for known, sender in self._senders.items() if sender.is_idle), None)
+                if idle is not None:
+                    del self._senders[idle]
+            self._senders[account] = AccountSender(key, self.network, self._next_nonce, self._send)
+        return self._senders[account]
 
     async def _next_nonce(self, account: bytes) -> int:
-        """Known from before, or asked; taken out of memory until it is known what became of it."""
-        known = self._nonces.pop(account, None)
-        if known is not None:
-            return known
         found = await self.find(ACCOUNTS, account)
         return found.nonce if found is not None else 0
 
@@ -367,16 +357,3 @@ async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
 
 def _passes(error: RemoteError) -> bool:
     return not isinstance(error, PeerRefused) or error.status in BUSY_STATUSES
-
-
-def _batches(raws: Sequence[bytes]) -> list[list[bytes]]:
-    """Cut so that each fits into a request."""
-    batches: list[list[bytes]] = [[]]
-    size = 0
-    for raw in raws:
-        size += len(raw) + 8
-        if size > SUBMIT_BYTES_MAX - TX_BYTES_MAX and batches[-1]:
-            batches.append([])
-            size = len(raw) + 8
-        batches[-1].append(raw)
-    return batches

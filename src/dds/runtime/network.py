@@ -57,6 +57,7 @@ from dds.wire.discovery import (
 )
 
 if TYPE_CHECKING:
+    from dds.runtime.ledger_client import LedgerClient
     from dds.runtime.purse import Purse
     from dds.transport.iroh_link import IrohLink
 
@@ -110,6 +111,20 @@ class Network:
         self._dht: asyncio.Task[DHTNode | None] | None = None
         self._announcing: set[asyncio.Task[None]] = set()
         self._link: IrohLink | None = None
+        self._ledgers: dict[str, LedgerClient] = {}
+
+    def ledger(self, address: str) -> LedgerClient:
+        """The session's one client of the ledger at "NODEID@host:port": its nonces are handed out in one place. Imported here:
+        who asks no ledger carries nothing of it.
+
+        Raises:
+            InputError: not an address.
+        """
+        from dds.runtime.ledger_client import ledger_at
+
+        if address not in self._ledgers:
+            self._ledgers[address] = ledger_at(address, self.client, self.name)
+        return self._ledgers[address]
 
     # -- starting and stopping --------------------------------------------------------------------------------------------
 
@@ -418,9 +433,9 @@ async def open_network(key: SigningKey, config: ClientConfig, purse: Purse | Non
     known: list[Network] = []
     distance = (lambda node: known[0].distance_s(node)) if config.simulated_rtt_ms else None
     async with PeerClient(key, network=config.network, distance=distance, payer=purse) as client:
-        if purse is not None:
-            purse.start(client)
         network = Network(key, config, client, purse=purse)
+        if purse is not None:
+            purse.start(client, network.ledger(config.ledger) if config.ledger else None)
         known.append(network)
         try:
             await network.start()

@@ -26,7 +26,6 @@ from dds.runtime.recheck import Rechecker
 from dds.runtime.settler import Settler
 from dds.runtime.witness import Witness
 from dds.storage.fragment_store import FragmentStore
-from dds.storage.home import parse_node_address
 from dds.storage.witness_log import WitnessLog
 from dds.transport.client import PeerClient
 from dds.transport.routes import Route
@@ -48,17 +47,6 @@ class AuditParts:
     learn: Callable[[NodeID], None]  # lets the client dial a node; raises PeerUnreachable where nobody knows it
     pool: Executor
     metrics: Registry
-
-
-def ledger_at(address: str, client: PeerClient, network: str) -> LedgerClient:
-    """The ledger whose host is "NODEID@host:port".
-
-    Raises:
-        InputError: not an address.
-    """
-    node_id, host, port = parse_node_address(address)
-    client.learn(node_id, [(host, port)])
-    return LedgerClient(client, node_id, network=network)
 
 
 class NodeAudits:

@@ -126,7 +126,8 @@ def make_audits(ground: Ground) -> NodeAudits | None:
     config = ground.config
     if not config.ledger:
         return None
-    from dds.runtime.node_audits import AuditParts, NodeAudits, ledger_at
+    from dds.runtime.ledger_client import ledger_at
+    from dds.runtime.node_audits import AuditParts, NodeAudits
 
     def learn(node: NodeID) -> None:
         """A witness that stores proves that to itself too."""

@@ -29,6 +29,7 @@ from dds.primitives.hashing import tagged_hash
 from dds.primitives.ids import NodeID
 from dds.primitives.keys import SigningKey
 from dds.runtime.contract_desk import accept, open_desk
+from dds.runtime.escrow_claims import EscrowClaims
 from dds.runtime.logs import event
 from dds.runtime.network import Network, put_origin_record
 from dds.runtime.put import KeptSource, Put
@@ -114,6 +115,7 @@ class Origin:
         self._jobs: dict[str, Job] = {}
         self._one_reader = asyncio.Semaphore(1)
         self._senders = asyncio.Semaphore(SENT_AT_ONCE_MAX)
+        self._claims = EscrowClaims()
         self._opening = asyncio.Lock()
         self._stack = AsyncExitStack()
         self._network: Network | None = None
@@ -317,7 +319,7 @@ class Origin:
             job.tasks.append(asyncio.create_task(self._is_enough(job, network, holders)))
 
         ledger = self._home.client_config().ledger if self._home.config_file.exists() else ""
-        desk = open_desk(network.client, network.name, ledger, self._identity, options, confirm=accept)
+        desk = open_desk(network.ledger(ledger), self._identity, options, accept, self._claims) if ledger else None
         put = Put(network, catalog, self._home.spool_dir, options, on_progress, serve=False, on_enough=on_enough, desk=desk)
         key = tagged_hash(b"dds/origin-job/v1", self._identity.public, job.id.encode())
         source = KeptSource(job.blocks, _source(asked).name, key)

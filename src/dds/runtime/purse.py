@@ -28,9 +28,8 @@ from dds.primitives.money import format_tokens
 from dds.primitives.units import KIB, MIB
 from dds.protocol.reading_purse import SETTLED_BYTES_MIN, Step, Tab, is_worth_settling, next_promise
 from dds.runtime.audit_ledger import LedgerPort
-from dds.runtime.ledger_client import LedgerClient
+from dds.runtime.ledger_client import ledger_at
 from dds.runtime.tasks import gather_all
-from dds.storage.home import parse_node_address
 from dds.storage.purse_book import PurseBook
 from dds.transport.client import PeerClient
 from dds.wire.codec import decode
@@ -296,9 +295,7 @@ class Purse:
     def _ledger_client(self) -> LedgerPort:
         assert self._client is not None, "started"
         if self._asked_ledger is None:
-            host, address, port = parse_node_address(self._ledger)
-            self._client.learn(host, [(address, port)])
-            self._asked_ledger = LedgerClient(self._client, host, network=self._network)
+            self._asked_ledger = ledger_at(self._ledger, self._client, self._network)
         return self._asked_ledger
 
     async def _count_cover(self, ledger: LedgerPort, node: NodeID) -> int:

@@ -131,6 +131,8 @@ class Put:
         finally:
             self._stop = True
             await self._cancel_all()
+            if self.desk is not None:
+                self.desk.end()
             await reuse.close()
         await self.network.announce(manifest.content, self.manifest_holders)
         if self.options.dedup == NETWORK:

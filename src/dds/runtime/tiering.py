@@ -268,6 +268,9 @@ class Move:
             if self.desk is not None:
                 await self.desk.fail()
             raise
+        finally:
+            if self.desk is not None:
+                self.desk.end()
         return list(keepers)
 
     async def _move(self, blocks: ContentBlocks, part: _Part, manifest: bytes | None, total: int) -> tuple[NodeID, ...]:

@@ -1,7 +1,7 @@
 """Ledger transactions: every body, its canonical bytes, its signature (docs/spec/ledger.md, "Transactions").
 
     transaction   Signed[payload, key, signature] under b"dds/tx/v1" and the network's name
-    payload       [version, nonce, body]       body = [tag, fields...]
+    payload       [version, nonce, body] or [version, nonce, body, salt]       body = [tag, fields...]
     id            SHA-256 of the signed bytes
 
 The signer's key is the sender's account. A nonce is the number of transactions that the sender made before: each counts once,
@@ -30,6 +30,7 @@ TX_VERSION: Final = 1
 TX_TAG: Final = b"dds/tx/v1"
 CONSENT_TAG: Final = b"dds/node-consent/v1"
 TX_BYTES_MAX: Final = 256 * KIB
+TX_SALT_BYTES_MAX: Final = 8
 EPOCH_MAX: Final = 1 << 40
 NODES_MAX: Final = 1 << 20  # node numbers stay below
 BATCH_MAX: Final = 64  # segments, vouchers or losses in one transaction
@@ -404,6 +405,16 @@ class TxPayload(Message, frozen=True):
     body: AnyBody
 
 
+class SaltedTxPayload(Message, frozen=True):
+    """`salt`: no rule looks at it. It makes equal transactions of two programs that use one key two transactions. An empty one
+    is spelled as a TxPayload."""
+
+    version: int
+    nonce: Annotated[int, Meta(ge=0, le=AMOUNT_MAX)]
+    body: AnyBody
+    salt: Annotated[bytes, Meta(max_length=TX_SALT_BYTES_MAX)] = b""
+
+
 class Tx(Message, frozen=True):
     """An opened transaction: what the rules see."""
 
@@ -413,9 +424,14 @@ class Tx(Message, frozen=True):
     body: AnyBody
 
 
-def sign_tx(key: SigningKey, network: str, nonce: int, body: AnyBody) -> bytes:
-    """The signed transaction's bytes."""
-    return sign(key, TX_TAG, network, encode(TxPayload(TX_VERSION, nonce, body)))
+def sign_tx(key: SigningKey, network: str, nonce: int, body: AnyBody, salt: bytes = b"") -> bytes:
+    """The signed transaction's bytes. `salt`: at most TX_SALT_BYTES_MAX random bytes, where others sign with the same key."""
+    return sign(key, TX_TAG, network, _spelled(SaltedTxPayload(TX_VERSION, nonce, body, salt)))
+
+
+def _spelled(payload: SaltedTxPayload) -> bytes:
+    """The one canonical spelling."""
+    return encode(payload if payload.salt else TxPayload(payload.version, payload.nonce, payload.body))
 
 
 def open_tx(raw: bytes, network: str) -> Tx:
@@ -429,10 +445,10 @@ def open_tx(raw: bytes, network: str) -> Tx:
     if len(raw) > TX_BYTES_MAX:
         raise FormatError(f"a transaction of {len(raw)} bytes exceeds {TX_BYTES_MAX}", actual=len(raw), expected=TX_BYTES_MAX)
     envelope = open_signed(raw, TX_TAG, network, max_bytes=TX_BYTES_MAX + ENVELOPE_BYTES_MAX)
-    payload = decode(envelope.payload, TxPayload, max_bytes=TX_BYTES_MAX)
+    payload = decode(envelope.payload, SaltedTxPayload, max_bytes=TX_BYTES_MAX)
     if payload.version != TX_VERSION:
         raise UnsupportedVersion(f"transaction version {payload.version} is not known", hint="upgrade dds")
-    if encode(payload) != envelope.payload or encode(envelope) != raw:
+    if _spelled(payload) != envelope.payload or encode(envelope) != raw:
         raise FormatError("a transaction that is not in its canonical form")
     return Tx(sha256(raw), envelope.key, payload.nonce, payload.body)
 
