@@ -36,6 +36,7 @@ MEMORY_BYTES: Final = 2 * GIB
 SMALL_BYTES: Final = 2000
 SMALL_FILES: Final = 1000
 SINGLES: Final = 100
+AT_ONCE: Final = 8
 PAIRS: Final = 5
 NODES: Final = 20
 
@@ -135,7 +136,8 @@ async def _paid(bench: Bench) -> list[Row]:
     async with open_client(bench.home) as client:
         await client.put(random_file(bench.scratch / "warm", MIB))
         puts, _ = await _singles(bench, client)
-    return [Row("single paid puts of 2 KB", puts, "1/s")]
+        at_once = await _at_once(bench, client)
+    return [Row("single paid puts of 2 KB", puts, "1/s"), Row(f"paid puts of 2 KB, {AT_ONCE} at once", at_once, "1/s")]
 
 
 async def _batch_and_single(folder: Path, client: Client) -> tuple[float, float]:
@@ -164,6 +166,20 @@ async def _singles(bench: Bench, client: Client) -> tuple[float, float]:
     for number, content in enumerate(contents):
         await client.get(content, bench.scratch / f"single-{number}.copy")
     return puts, SINGLES / (time.perf_counter() - began)
+
+
+async def _at_once(bench: Bench, client: Client) -> float:
+    """Puts a second, AT_ONCE of them under way in one session."""
+    paths = [random_file(bench.scratch / f"at-once-{number}", SMALL_BYTES) for number in range(SINGLES)]
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def put(path: Path) -> None:
+        async with room:
+            await client.put(path)
+
+    began = time.perf_counter()
+    await asyncio.gather(*(put(path) for path in paths))
+    return SINGLES / (time.perf_counter() - began)
 
 
 def _memory(bench: Bench, size: int) -> list[Row]:

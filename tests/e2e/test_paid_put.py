@@ -71,6 +71,35 @@ def test_a_put_costs_what_it_says_and_no_more_than_the_quote(dds: Program, tmp_p
     assert after["escrow"] >= 0 and before["balance"] - after["balance"] == spent + after["escrow"] - before["escrow"]
 
 
+def test_eight_puts_at_once_in_one_session_all_succeed_and_the_books_add_up(dds: Program, tmp_path: Path) -> None:
+    paths = [write_random(tmp_path / f"at-once-{number}", 20_000 + number, seed=100 + number) for number in range(8)]
+
+    async def put_all() -> list[PutResult]:
+        async with open_client(Home.open(dds.home)) as client:
+            done = await asyncio.gather(*(client.put(path, PutOptions(class_name="custom", k=4, m=2)) for path in paths))
+            for path, result in zip(paths, done, strict=True):
+                await client.get(result.content, path.with_suffix(".copy"))
+            return done
+
+    before = wallet(dds)
+    results = asyncio.run(put_all())
+    after = wallet(dds)
+    payments = [result.payment for result in results if result.payment is not None]
+    assert [payment.segments for payment in payments] == [1] * 8
+    spent = sum(payment.rent + payment.fee + payment.reserve for payment in payments)
+    assert spent > 0 == reserved(dds) and before["total"] - after["total"] == spent
+    assert before["balance"] - after["balance"] == spent + after["escrow"] - before["escrow"]
+    assert all(same_file(path, path.with_suffix(".copy")) for path in paths)
+
+
+def test_two_programs_of_one_home_put_at_the_same_time(dds: Program, tmp_path: Path) -> None:
+    paths = [write_random(tmp_path / f"side-{number}", 50_000, seed=110 + number) for number in range(3)]
+    running = [dds.start("put", *CLASS, path) for path in paths]
+    said = [program.communicate(timeout=60)[1] for program in running]
+    assert [program.returncode for program in running] == [0] * 3, said
+    assert reserved(dds) == 0
+
+
 def test_the_same_again_is_paid_by_extending_not_by_storing(dds: Program, tmp_path: Path) -> None:
     path = write_random(tmp_path / "again", 2_000_000, seed=2)
     first, second = put(dds, path), put(dds, path)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from dds.primitives.errors import UnavailableError
 from dds.primitives.money import TOKEN
 from dds.runtime import contract_desk
 from dds.runtime.contract_desk import ContractDesk, accept
+from dds.runtime.escrow_claims import EscrowClaims
 from dds.runtime.ledger_client import open_ledger
 from dds.wire.codec import decode
 from dds.wire.ledger import OpenContract, Transfer
@@ -36,6 +37,14 @@ def books(tmp_path: Path) -> Iterator[LedgerDesk]:
 async def a_put(books: LedgerDesk, term: str = "720") -> AsyncIterator[ContractDesk]:
     async with open_ledger(books.home.client_config().ledger, network=NETWORK) as ledger:
         yield ContractDesk(ledger, CREATOR, CLASS, Geometry(2, 1), term, None, accept)
+
+
+@asynccontextmanager
+async def a_session(books: LedgerDesk) -> AsyncIterator[Callable[[], ContractDesk]]:
+    """Gives desks that share what those of one program share."""
+    async with open_ledger(books.home.client_config().ledger, network=NETWORK) as ledger:
+        claims = EscrowClaims()
+        yield lambda: ContractDesk(ledger, CREATOR, CLASS, Geometry(2, 1), "720", None, accept, claims)
 
 
 def contract(books: LedgerDesk) -> Contract:
@@ -109,6 +118,81 @@ def test_two_puts_at_once_do_not_starve_each_other_of_escrow(books: LedgerDesk) 
 
     asyncio.run(both())
     assert contract(books).reservations == 4 and contract(books).escrow >= contract(books).reserved
+
+
+@pytest.mark.parametrize("programs", [1, 3])
+def test_many_puts_at_once_all_get_what_they_reserve_and_those_that_fail_get_their_money_back(
+    books: LedgerDesk, programs: int
+) -> None:
+    async def pays(desk: ContractDesk, fails: bool) -> int:
+        await desk.begin(4 * FRAGMENT)
+        for _ in range(2):
+            await desk.reserve(3, 1, FRAGMENT)
+        if fails:
+            await desk.fail()
+            return desk.spent.deposited
+        desk.end()
+        return desk.spent.deposited
+
+    async def all_at_once() -> int:
+        async with AsyncExitStack() as stack:
+            opened = [await stack.enter_async_context(a_session(books)) for _ in range(programs)]
+            puts = [pays(opened[number % programs](), fails=number % 4 == 3) for number in range(12)]
+            return sum(await asyncio.gather(*puts))
+
+    deposited = asyncio.run(all_at_once())
+    assert contract(books).reservations == 24
+    # nine puts' reservations stay, three puts' are cancelled
+    assert contract(books).escrow == deposited >= contract(books).reserved > 0
+    assert balance(books) == CREATOR_TOKENS * TOKEN - contract(books).escrow
+
+
+def test_a_put_that_fails_leaves_what_another_counts_on(books: LedgerDesk) -> None:
+    async def both() -> None:
+        async with a_session(books) as desk:
+            fails, stays = desk(), desk()
+            for one in (fails, stays):
+                await one.begin(4 * FRAGMENT)
+                await one.reserve(3, 1, FRAGMENT)
+            deposited = stays.spent.deposited
+            await fails.fail()
+            await stays.reserve(3, 1, FRAGMENT)
+            assert stays.spent.deposited == deposited
+            await stays.fail()
+
+    asyncio.run(both())
+    assert (contract(books).escrow, balance(books)) == (0, CREATOR_TOKENS * TOKEN)
+
+
+def test_the_deposit_of_a_put_under_way_is_none_for_the_next_one(books: LedgerDesk) -> None:
+    async def both() -> None:
+        async with a_session(books) as desk:
+            first, second = desk(), desk()
+            await first.begin(4 * FRAGMENT)
+            await first.reserve(3, 1, FRAGMENT)
+            (offer, other) = await first.offer(4 * FRAGMENT), await second.offer(4 * FRAGMENT)
+            assert other.escrow < offer.escrow / 2  # what one reservation took less than was quoted for it
+            first.end()
+            assert (await second.offer(4 * FRAGMENT)).escrow == offer.escrow
+
+    asyncio.run(both())
+
+
+def test_a_put_that_is_cancelled_while_it_reserves_gets_everything_back(books: LedgerDesk) -> None:
+    async def is_cancelled() -> None:
+        async with a_session(books) as desk:
+            one = desk()
+            await one.begin(FRAGMENT)
+            reserving = asyncio.create_task(one.reserve(3, 1, FRAGMENT))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # its transactions are under way
+            reserving.cancel()
+            await asyncio.gather(reserving, return_exceptions=True)
+            await one.fail()
+
+    asyncio.run(is_cancelled())
+    assert contract(books).reservations == 1
+    assert (contract(books).escrow, contract(books).reserved, balance(books)) == (0, 0, CREATOR_TOKENS * TOKEN)
 
 
 def test_a_put_that_reserves_more_than_was_agreed_tops_up_each_time(books: LedgerDesk) -> None:
