@@ -20,7 +20,7 @@ from dds.primitives.ids import id_text
 from dds.primitives.keys import SigningKey
 from dds.runtime.ledger_client import LedgerClient, TxDone, open_ledger
 from dds.runtime.ledger_host import LedgerHost
-from dds.wire.ledger import OpenContract, TopUp, Transfer
+from dds.wire.ledger import AnyBody, OpenContract, TopUp, Transfer
 from tests.ledger_kit import ANNA, BERT, FUNDS, NETWORK, small_genesis
 
 HOST_KEY = SigningKey(b"h" * 32)
@@ -30,7 +30,7 @@ PROCESSES, EACH = 2, 40
 PROGRAM = f"""
 import asyncio, sys
 from dds.runtime.ledger_client import open_ledger
-from dds.wire.ledger import OpenContract, TopUp, Transfer
+from dds.wire.ledger import AnyBody, OpenContract, TopUp, Transfer
 from tests.ledger_kit import ANNA, BERT, NETWORK
 
 async def main() -> None:
@@ -112,7 +112,7 @@ async def test_what_one_call_sends_keeps_its_order_while_another_uses_the_accoun
         async def open_and_pay(client: LedgerClient, ks: Iterable[int]) -> None:
             for k in ks:
                 name = f"custom-{k}-1"
-                pair = [OpenContract(name, k, 1, 48, 2_000, 1), TopUp(contract_id(ANNA.public, name), 1)]
+                pair: list[AnyBody] = [OpenContract(name, k, 1, 48, 2_000, 1), TopUp(contract_id(ANNA.public, name), 1)]
                 outcomes = await client.submit_many(ANNA, pair)
                 assert not any(isinstance(outcome, LedgerRefused) for outcome in outcomes), outcomes
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 
+import pytest
+
 from dds.ledger.params import Params, devnet_params
 from dds.ledger.records import Assignment, Chain, Former, Holding, Lane, Segment, SponsorEntry
+from dds.primitives.errors import FormatError
 from dds.primitives.keys import SigningKey
 from dds.wire.codec import decode, encode
-from dds.wire.ledger import Reencode, SegmentEntry, StripeRun, open_tx, sign_tx, tx_name
+from dds.wire.ledger import TX_TAG, Reencode, SaltedTxPayload, SegmentEntry, StripeRun, Transfer, open_tx, sign_tx, tx_name
+from dds.wire.signed import sign
 
 WIDE, NARROW = StripeRun(1, 3, 1, 4096), StripeRun(2, 2, 1, 4096)
 ENTRY = SegmentEntry(b"r" * 32, b"s" * 32, b"o" * 32, b"h" * 32, [WIDE], [b"receipt"] * 4)
@@ -29,6 +33,7 @@ SEGMENT = Segment(
 CHAIN = Chain(epoch=7, nodes=3, lanes=(Lane(1325, 1300, 4096, 2650), Lane(900, 880)), network="test")
 FROZEN = {  # SHA-256
     "Reencode": "fae0855a13fee7c9daa777cdd3d79e959d50403751f4d808aa949ce2c4c8b849",
+    "salted Transfer": "c9a85069ff36fd83ea2636f47ab25874f93f5ee9f4b0a90760fa5fca39c0df70",
     "Segment": "503ea35674f36755218df27ddc8c16e43680cff405746af1c73250d6d59b26cc",
     "Chain": "2d1b4a2eb93e59a8c193bb94cfe6988721eed0c38c97a2e7d57c87f9395c8452",
     "Params": "fd63f800f3413e1ab77f3bcfa6736580ccdf518e6a29d41b82a68474e7b31359",
@@ -41,6 +46,16 @@ def test_a_reencoding_is_sent_as_it_was() -> None:
     tx = open_tx(raw, "test")
     assert (tx.body, tx.nonce, tx_name(tx.body)) == (Reencode(ENTRY), 5, "reencode")
     assert hashlib.sha256(raw).hexdigest() == FROZEN["Reencode"]
+
+
+def test_a_salted_transaction_is_sent_as_it_was_and_an_empty_salt_has_no_place() -> None:
+    key, body = SigningKey(b"k" * 32), Transfer(b"t" * 32, 7)
+    raw = sign_tx(key, "test", 5, body, b"saltsalt")
+    assert (open_tx(raw, "test").body, open_tx(raw, "test").nonce) == (body, 5)
+    assert hashlib.sha256(raw).hexdigest() == FROZEN["salted Transfer"]
+    for payload in (SaltedTxPayload(1, 5, body, b""), SaltedTxPayload(1, 5, body, b"ninebytes")):
+        with pytest.raises(FormatError):
+            open_tx(sign(key, TX_TAG, "test", encode(payload)), "test")
 
 
 def test_a_reencoded_segment_is_kept_as_it_was() -> None:
