@@ -16,7 +16,7 @@ from dds.ledger.records import Segment as LedgerSegment
 from dds.primitives.errors import PeerUnreachable, UnavailableError
 from dds.primitives.ids import NodeID, SegmentID
 from dds.primitives.keys import SigningKey
-from dds.runtime.let_go import LetGo
+from dds.runtime.let_go import LetGo, keep_without_ledger
 from dds.runtime.metrics import Registry
 from dds.runtime.node_service import Receipted
 from dds.storage.fragment_store import FragmentStore, StoreConfig
@@ -86,10 +86,18 @@ class Node:
         self.open()
         self.what = segment_of([content_of(1, 5000)])
         self.share = HoldKey(self.what.segment_id, self.what.root(), 0)
-        self.commit(self.what)
+        self.commit(self.what, RESERVATION)
 
     def open(self) -> None:
-        self.job = LetGo(NODE, self.store, self.books, self.directory, self.said, Registry())
+        self.metrics = Registry()
+        self.job = LetGo(NODE, self.store, self.books, self.directory, self.said, self.metrics)
+
+    def store_free(self) -> EncodingRecord:
+        """Another segment, of 3000 bytes, as a node keeps it that knows no ledger."""
+        free = segment_of([content_of(7, 3000)], "free")
+        self.store.stage(UPLOAD, OWNER, content_of(7, 3000))
+        self.store.commit(UPLOAD, OWNER, free, raw_of(free), 0)
+        return free
 
     def commit(self, what: EncodingRecord, reservation: bytes = b"") -> None:
         self.store.stage(UPLOAD, OWNER, content_of(1, 5000))
@@ -253,15 +261,44 @@ async def test_a_ledger_that_was_set_back_takes_nothing_away_until_it_has_caught
     assert node.is_held()
 
 
-async def test_what_is_in_the_trash_without_a_note_is_not_unlinked_on_the_first_word(node: Node) -> None:
+async def test_what_is_in_the_trash_without_a_note_leaves_it(node: Node) -> None:
     await node.pass_epochs(Params().release_epochs + 1)
     node.job.close()
     (node.directory / "unassigned.sqlite").unlink()
     node.open()
     node.clock.now_ms += 10 * WINDOW_MS
     assert await node.sweep() == 0
-    node.books.epoch += Params().release_epochs
+    assert node.is_held() and node.said.held == {(node.what.segment_id, 0)}
+
+
+async def test_what_was_stored_before_the_node_named_a_ledger_is_kept_and_counted(node: Node) -> None:
+    free = node.store_free()
+    assert await node.pass_epochs(3 * Params().release_epochs) == 1  # the paid one
+    assert node.store.holding([free.segment_id, node.what.segment_id]) == [[0], []]
+    assert "dds_shares_without_ledger_bytes 3000" in node.metrics.render()
+    node.clock.now_ms += 10 * WINDOW_MS
     assert await node.sweep() == 1
+    assert node.store.holding([free.segment_id]) == [[0]]
+
+
+async def test_a_share_of_a_free_node_goes_once_this_ledger_has_assigned_and_freed_it(node: Node) -> None:
+    free = node.store_free()
+    node.books.assign(free, NUMBER)
+    await node.pass_epochs(1)
+    node.books.assign(free, NUMBER, Holding.FREED)
+    await node.pass_epochs(Params().release_epochs + 1)
+    assert node.store.holding([free.segment_id]) == [[]]
+
+
+async def test_a_node_that_names_no_ledger_any_more_empties_no_trash(node: Node) -> None:
+    await node.pass_epochs(Params().release_epochs + 1)
+    assert not node.is_held()
+    node.clock.now_ms += 10 * WINDOW_MS
+    upkeep = Upkeep(node.store)
+    approved = await keep_without_ledger(node.store, node.said, upkeep.due())
+    assert upkeep.sweep_step(approved=approved).purged == 0
+    assert node.is_held() and node.said.held == {(node.what.segment_id, 0)}
+    assert await node.pass_epochs(1) == 1  # it names the ledger again
 
 
 async def test_a_commit_that_comes_while_the_ledger_is_asked_is_not_released(

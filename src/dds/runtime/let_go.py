@@ -3,14 +3,18 @@
 Decides when a share may go into the trash, and asks again right before it is unlinked. Does not decide who holds what (the
 ledger does) nor how long the trash keeps (fragment_store.py): the trash still serves reads.
 
-    held -> the ledger gives it to somebody else, or to nobody, and no open reservation is waiting for it
+    held, and there is evidence that it was this ledger's (storage/unassigned.py)
+         -> the ledger gives it to somebody else, or to nobody, and no open reservation is waiting for it
          -> still so `release_epochs` later, for until then it may be asked for -> trash, no longer announced
          -> its window -> still so -> unlinked
 
 Nothing is done on a guess: a ledger that does not answer, whose answer is not proven, that is another one than before, or that
 went back behind an epoch which it has said (a host that was restored from an old copy), leaves everything as it is. The ledger
 is asked for some segments at a time with a pause in between, and for all of them once an epoch at most; how far that has come
-is on disk. A node without a ledger has none of this. Source: docs/spec/tiering.md, "Letting go".
+is on disk. A share that was stored for nothing, before the node named this ledger, is not the ledger's to take away: it stays
+and is counted. A node without a ledger lets go of nothing, and takes out of the trash what an earlier ledger put there.
+
+Source: docs/spec/tiering.md, "Letting go".
 """
 
 from __future__ import annotations
@@ -73,6 +77,10 @@ class LetGo:
         self._clock = EpochClock(ledger)
         self._number: int | None = None
         self._turn = threading.Lock()  # between a commit's note and a release, each of which looks before it acts
+        self._kept_bytes: int | None = None  # of shares without evidence, when all had been looked at last
+        self._said_kept = False
+        kept = "Bytes of shares that the ledger does not assign here and never did: they stay."
+        metrics.gauge("dds_shares_without_ledger_bytes", kept, lambda: self._kept_bytes)
         self._moved = metrics.counter("dds_unassigned_shares_total", "Shares that the ledger no longer assigns here.", "what")
 
     def close(self) -> None:
@@ -105,25 +113,36 @@ class LetGo:
         Raises:
             DDSError: the ledger cannot be asked. What was looked at before counts.
         """
-        released = 0
-        after = await asyncio.to_thread(self._notes.cursor)
+        released = kept_bytes = 0
+        after = first = await asyncio.to_thread(self._notes.cursor)
         while held := await asyncio.to_thread(self._store.segments_after, after, SEGMENTS_PER_STEP):
             segments = [segment for segment, _ in held]
-            released += await self._step(segments)
+            count, kept = await self._step(segments)
+            released, kept_bytes = released + count, kept_bytes + kept
             after = segments[-1]
             await asyncio.to_thread(self._notes.set_cursor, after)
             if len(held) < SEGMENTS_PER_STEP:
                 break
             await asyncio.sleep(STEP_PAUSE_S)
         await asyncio.to_thread(self._notes.set_cursor, b"")
+        if not first:
+            self._say_kept(kept_bytes)
         return released
 
-    async def _step(self, segments: Sequence[SegmentID]) -> int:
+    def _say_kept(self, kept_bytes: int) -> None:
+        self._kept_bytes = kept_bytes
+        if kept_bytes and not self._said_kept:
+            self._said_kept = True
+            event(_log, logging.INFO, "shares that the ledger never assigned here stay, and it pays for none", bytes=kept_bytes)
+
+    async def _step(self, segments: Sequence[SegmentID]) -> tuple[int, int]:
+        """(shares that went into the trash, bytes that stay for want of evidence)"""
         holds = await asyncio.to_thread(self._store.holds, segments)
         said = await self._ask(holds)
         since = await asyncio.to_thread(self._notes.seen, said.assigned, said.unassigned, said.epoch)
         ripe = sorted(hold for hold, epoch in since.items() if said.epoch >= epoch + said.release_epochs)
-        return sum([await self._release(hold) for hold in ripe])
+        kept_bytes = await asyncio.to_thread(self._store.share_bytes, sorted(said.unassigned - since.keys()))
+        return sum([await self._release(hold) for hold in ripe]), kept_bytes
 
     async def _release(self, hold: HoldKey) -> bool:
         """Whether it went into the trash: it may have been committed anew since the ledger was asked."""
@@ -144,18 +163,16 @@ class LetGo:
             return True
 
     async def recheck(self, due: Sequence[HoldKey]) -> Collection[HoldKey]:
-        """Which of these shares may be unlinked now. One that is assigned here again leaves the trash; in doubt it stays, and
-        so does one that has not been known to be unassigned for `release_epochs`."""
+        """Which of these shares may be unlinked now. One that is assigned here again, or was never seen to be this ledger's,
+        leaves the trash; in doubt it stays, and so does one that has not been known to be unassigned for `release_epochs`."""
         try:
             said = await self._ask(due)
             since = await asyncio.to_thread(self._notes.seen, said.assigned, said.unassigned, said.epoch)
         except DDSError as error:
             event(_log, logging.WARNING, "the trash is kept: the ledger does not say what may go", error=error)
             return ()
-        for hold in sorted(said.assigned):
-            if await asyncio.to_thread(self._store.restore, hold):
-                self._said.announce_segment(hold.segment, hold.place)
-                self._moved.add(1, "restored")
+        restored = await restore_all(self._store, self._said, sorted(said.assigned | (said.unassigned - since.keys())))
+        self._moved.add(restored, "restored")
         gone = [hold for hold, epoch in since.items() if said.epoch >= epoch + said.release_epochs]
         for hold in gone:
             await asyncio.to_thread(self._notes.forget, hold)
@@ -216,6 +233,23 @@ class LetGo:
                 raise UnavailableError("this node is not registered on the ledger")
             self._number = int(found.number)
         return self._number
+
+
+async def restore_all(store: FragmentStore, said: Announcements, holds: Sequence[HoldKey]) -> int:
+    """Take these shares out of the trash and announce them; how many were there."""
+    restored = 0
+    for hold in holds:
+        if await asyncio.to_thread(store.restore, hold):
+            said.announce_segment(hold.segment, hold.place)
+            restored += 1
+    return restored
+
+
+async def keep_without_ledger(store: FragmentStore, said: Announcements, due: Sequence[HoldKey]) -> Collection[HoldKey]:
+    """The last question of a node that names no ledger (any more): nobody is there to say that shares may go, so none does."""
+    if restored := await restore_all(store, said, due):
+        event(_log, logging.WARNING, "out of the trash: no ledger says any longer that it may go", shares=restored)
+    return ()
 
 
 def _identity(chain: Chain, params: Params) -> bytes:

@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +34,7 @@ from dds.primitives.units import MIB
 from dds.protocol.peers import PeerTable
 from dds.runtime.announce import Announcer, AnnouncerConfig
 from dds.runtime.lan import LanPeers
+from dds.runtime.let_go import keep_without_ledger
 from dds.runtime.logs import event, log_to_file, stop_logging
 from dds.runtime.metrics import Registry
 from dds.runtime.node_announce import announce_all_held, open_announce_queue, still_held
@@ -317,7 +319,8 @@ class Node:
         failures = self.metrics.counter(
             "dds_background_failures_total", "Background tasks that failed and began again.", "task"
         )
-        recheck = None if self._let_go is None else self._let_go.recheck
+        of_free = partial(keep_without_ledger, self.store, self.announcer)
+        recheck = of_free if self._let_go is None else self._let_go.recheck
         pace = pace_for(self.config.trash_window_s)
         keeper = StoreKeeper(self.store, pace, self.metrics, on_sweep=self._look_again, recheck=recheck)
         jobs = {**keeper.jobs(), "announce": lambda: announce_all_held(self.store, self.announcer)}

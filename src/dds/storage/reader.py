@@ -156,6 +156,15 @@ class FragmentReader:
             row = self._reader.db.execute(query, (root,)).fetchone()
         return None if row is None else (SegmentID(row[0]), int(row[1]))
 
+    def share_bytes(self, holds: Sequence[HoldKey]) -> int:
+        """Bytes of these shares together, as far as they are kept; what two of them have in common counts twice."""
+        query = (
+            "SELECT total(size) FROM holds JOIN refs USING(hid) JOIN fragments ON fragments.root = refs.root "
+            "WHERE segment = ? AND segment_root = ? AND idx = ?"
+        )
+        with disk_errors("looking up segments"), self._read_lock:
+            return sum(int(self._reader.db.execute(query, hold).fetchone()[0]) for hold in holds)
+
     def holding(self, segment_ids: Sequence[SegmentID]) -> list[list[int]]:
         """For each segment the indices held, of any encoding; empty where none is."""
         with disk_errors("looking up segments"), self._read_lock:

@@ -1,9 +1,10 @@
 """What a node remembers while it finds out which of its shares the ledger no longer assigns to it (SQLite).
 
-Two memories in one file. *Commits*: shares that were committed for a reservation, until that one is known to be closed: they
+Three memories in one file. *Commits*: shares that were committed for a reservation, until that one is known to be closed: they
 are not on the ledger yet, and must not be taken for forgotten ones. *Unassigned*: shares that the ledger gave to nobody or to
-somebody else, and the epoch in which that was first seen. A lost file costs time, never data: all is then seen for the first
-time.
+somebody else, and the epoch in which that was first seen. *Ours*: shares of which there is evidence that they were this
+ledger's, by a commit for one of its reservations or because it was seen to assign them here; no other is its to take away. A
+lost file costs time and space, never data: all is then seen for the first time.
 
 Beside them, *whose word that is*: the ledger that all this was read on, and the latest epoch that it has said. Epochs of
 another ledger, or of one that was set back, are not to be counted on from these.
@@ -29,6 +30,7 @@ CREATE TABLE IF NOT EXISTS commits(at INTEGER PRIMARY KEY, segment BLOB, root BL
   UNIQUE(segment, root, place, reservation));
 CREATE TABLE IF NOT EXISTS unassigned(segment BLOB, root BLOB, place INT, since INT, PRIMARY KEY(segment, root, place))
   WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS ours(segment BLOB, root BLOB, place INT, PRIMARY KEY(segment, root, place)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS ledger(one INTEGER PRIMARY KEY CHECK (one = 1), identity BLOB, epoch INT);
 CREATE TABLE IF NOT EXISTS cursor(one INTEGER PRIMARY KEY CHECK (one = 1), segment BLOB);
 """
@@ -62,6 +64,7 @@ class UnassignedLog:
                 "INSERT OR REPLACE INTO commits(segment, root, place, reservation) VALUES (?, ?, ?, ?)", (*hold, reservation)
             )
             self._db.execute("DELETE FROM unassigned WHERE segment = ? AND root = ? AND place = ?", hold)
+            self._db.execute("INSERT OR IGNORE INTO ours VALUES (?, ?, ?)", hold)
             self._db.execute("DELETE FROM commits WHERE at <= (SELECT max(at) FROM commits) - ?", (COMMITS_MAX,))
 
     def reservations(self, segments: Sequence[SegmentID]) -> dict[HoldKey, set[bytes]]:
@@ -81,14 +84,19 @@ class UnassignedLog:
                 self._db.execute("DELETE FROM commits WHERE reservation = ?", (reservation,))
 
     def seen(self, assigned: Iterable[HoldKey], unassigned: Iterable[HoldKey], epoch: int) -> dict[HoldKey, int]:
-        """Note what the ledger said in `epoch`; since when each of the unassigned is so, without a break."""
+        """Note what the ledger said in `epoch`; since when each of the unassigned is so, without a break. One that there is no
+        evidence of that it was ever this ledger's is not among them."""
+        is_ours = "SELECT 1 FROM ours WHERE segment = ? AND root = ? AND place = ?"
         since: dict[HoldKey, int] = {}
         with disk_errors("noting assignments"), self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 for hold in assigned:
+                    self._db.execute("INSERT OR IGNORE INTO ours VALUES (?, ?, ?)", hold)
                     self._db.execute("DELETE FROM unassigned WHERE segment = ? AND root = ? AND place = ?", hold)
                 for hold in unassigned:
+                    if self._db.execute(is_ours, hold).fetchone() is None:
+                        continue
                     self._db.execute("INSERT OR IGNORE INTO unassigned VALUES (?, ?, ?, ?)", (*hold, epoch))
                     query = "SELECT since FROM unassigned WHERE segment = ? AND root = ? AND place = ?"
                     (since[hold],) = self._db.execute(query, hold).fetchone()
@@ -117,6 +125,7 @@ class UnassignedLog:
         with disk_errors("noting assignments"), self._lock:
             self._db.execute("DELETE FROM unassigned WHERE segment = ? AND root = ? AND place = ?", hold)
             self._db.execute("DELETE FROM commits WHERE segment = ? AND root = ? AND place = ?", hold)
+            self._db.execute("DELETE FROM ours WHERE segment = ? AND root = ? AND place = ?", hold)
 
     def cursor(self) -> bytes:
         """The last segment that was looked at; b"" to begin."""
