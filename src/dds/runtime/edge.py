@@ -20,6 +20,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from dds.primitives.cid import CID, RAW, cid_from_bytes, codec_of
 from dds.primitives.errors import LimitError
+from dds.protocol.warming_budget import account_of
 from dds.runtime.announce import Announcer
 from dds.runtime.logs import event
 from dds.runtime.metrics import Registry
@@ -87,19 +88,21 @@ class Edge:
 
     # -- what is asked ----------------------------------------------------------------------------------------------------
 
-    async def read(self, message: EdgeReadRequest) -> list[bytes | None]:
+    async def read(self, message: EdgeReadRequest, address: str = "") -> list[bytes | None]:
         """The blocks that are here, in order, as far as one answer reaches; what is not is fetched in the background.
 
-        A request for the root block alone asks for all of the content to be fetched.
+        A request for the root block alone asks for all of the content to be fetched. `address`: where the reader is, whom that
+        is charged to.
 
         Raises:
             FormatError: an identifier that is none.
         """
         content, cids = cid_from_bytes(message.content), [cid_from_bytes(raw) for raw in message.blocks]
         blocks, missed = await self._run(self._collect, cids)
-        is_walk = cids == [content]
+        is_walk, reader = cids == [content], account_of(address)
+        self.warmer.served(reader, sum(len(block) for block in blocks if block is not None))
         if missed or is_walk:
-            self.warmer.want(content, missed, walk=is_walk)
+            self.warmer.want(content, missed, walk=is_walk, reader=reader)
         self.popularity.served(content, _data_bytes(cids, blocks))
         return blocks
 
@@ -192,15 +195,21 @@ class Edge:
         )
         metrics.total("dds_edge_write_failures_total", "Blocks that could not be written.", lambda: counters.failed)
         metrics.total("dds_edge_warmed_bytes_total", "Bytes of blocks fetched.", lambda: warming.fetched_bytes)
-        unserved = "Contents not fetched, by why: too much under way, not to be read."
+        unserved = "Contents not fetched, by why: too much under way, not to be read, more than was served allows."
         metrics.totals(
             "dds_edge_unwarmed_total",
             unserved,
             ("reason",),
-            lambda: {("busy",): warming.dropped, ("failed",): warming.failed},
+            lambda: {
+                ("busy",): warming.dropped,
+                ("failed",): warming.failed,
+                ("budget",): warming.over_budget,
+            },
         )
         metrics.gauge("dds_edge_bytes", "Bytes of blocks kept.", lambda: cache.size)
         metrics.gauge("dds_edge_blocks", "Blocks kept.", lambda: cache.count)
+        budget = "Bytes that may be fetched for what readers miss."
+        metrics.gauge("dds_edge_warming_budget_bytes", budget, lambda: self.warmer.budget.left_bytes)
         metrics.gauge("dds_edge_warming", "Contents being fetched or waiting for it.", lambda: self.warmer.busy)
 
     async def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -31,7 +31,7 @@ class EdgeRoutes:
         message = decode(request.body, EdgeReadRequest, max_bytes=EDGE_REQUEST_BYTES_MAX)
         if self._meter is not None:
             self._meter.admit(request)
-        blocks = await self._edge.read(message)
+        blocks = await self._edge.read(message, request.address)
         if self._meter is not None:
             self._meter.served(request, sum(len(block) for block in blocks if block is not None))
         return Response(200, encode_frames(list(blocks)))

@@ -2,8 +2,10 @@
 
 Decides what is fetched when, and what is dropped: one job a content, however many readers ask for it; a few jobs at a time, a
 bounded line behind them, and whoever comes when it is full is not served by the edge this time. A content that cannot be read
-is left alone for a while. Does not decide what is worth keeping (storage/block_cache.py), and believes nobody: only blocks that
-match their CID are kept. Source: docs/spec/retrieval.md, "Warming".
+is left alone for a while. Does not decide what is worth keeping (storage/block_cache.py) nor how much may be fetched for whom
+(protocol/warming_budget.py), and believes nobody: only blocks that match their CID are kept.
+
+Source: docs/spec/retrieval.md, "Warming".
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from dds.content.nodes import DirectoryNode, FileNode, ShardNode, parse_node
 from dds.primitives.cid import CID, RAW, cid_text, codec_of
 from dds.primitives.errors import DDSError, FormatError, NotFoundError
 from dds.primitives.units import CHUNK_BYTES, KIB
+from dds.protocol.warming_budget import WarmingBudget
 from dds.runtime.content_blocks import ContentBlocks
 from dds.runtime.fetcher import Fetcher
 from dds.runtime.network import Network
@@ -29,6 +32,7 @@ from dds.runtime.resolver import Resolver
 from dds.runtime.tasks import cancel_all
 
 JOBS_AT_ONCE: Final = 2
+READERS_PER_JOB_MAX: Final = 16  # that its bytes may be charged to
 JOBS_MAX: Final = 64  # under way and waiting; each is one content
 WANTED_MAX: Final = 4096  # blocks of one job
 BATCH_BLOCKS: Final = 8  # fetched together: at most 16 MiB of memory a job
@@ -64,6 +68,7 @@ class WarmingCounters:
     fetched_bytes: int = 0
     dropped: int = 0  # contents that came when too much was under way
     failed: int = 0  # contents that could not be read
+    over_budget: int = 0  # jobs that asked for more than their readers' budgets reach
 
 
 @dataclass(slots=True)
@@ -79,17 +84,23 @@ class _Job:
     is_walk: bool = False  # all of the content is wanted
     walk: _Walk | None = None  # how far that has come
     more: asyncio.Event = field(default_factory=asyncio.Event)
+    readers: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
     @property
     def is_done(self) -> bool:
         return not (self.wanted or self.is_walk or self.walk)
+
+    def drop(self) -> None:
+        """Nothing is wanted any more; whoever still does asks again."""
+        self.wanted.clear()
+        self.is_walk, self.walk = False, None
 
 
 class Warmer:
     """`start`, `want` as often as there is demand, `stop`. `network` is called once for each job."""
 
     def __init__(self, network: Callable[[], Network], shelf: Shelf) -> None:
-        self.counters = WarmingCounters()
+        self.counters, self.budget = WarmingCounters(), WarmingBudget()
         self._network, self._shelf = network, shelf
         self._jobs: dict[CID, _Job] = {}
         self._line: asyncio.Queue[_Job] = asyncio.Queue()
@@ -102,8 +113,12 @@ class Warmer:
     async def stop(self) -> None:
         await cancel_all(self._tasks)
 
-    def want(self, content: CID, blocks: Iterable[CID], *, walk: bool = False) -> bool:
-        """Readers of `content` asked for these and they were not here. Whether they are going to be looked at."""
+    def served(self, reader: str, byte_count: int) -> None:
+        """A reader got bytes of blocks: more may be fetched for it."""
+        self.budget.served(reader, byte_count, asyncio.get_running_loop().time())
+
+    def want(self, content: CID, blocks: Iterable[CID], *, walk: bool = False, reader: str = "") -> bool:
+        """A reader of `content` asked for these and they were not here. Whether they are going to be looked at."""
         job = self._jobs.get(content)
         if job is None:
             if len(self._jobs) >= JOBS_MAX or self._is_paused(content):
@@ -115,6 +130,8 @@ class Warmer:
             if len(job.wanted) < WANTED_MAX:
                 job.wanted[cid] = None
         job.is_walk = job.is_walk or walk
+        if len(job.readers) < READERS_PER_JOB_MAX:
+            job.readers[reader] = None
         job.more.set()
         return True
 
@@ -166,14 +183,26 @@ class Warmer:
 
     async def _fetch(self, job: _Job, source: _Source, cids: Sequence[CID]) -> None:
         wants = await self._shelf.wants([(cid, _size_of(cid)) for cid in cids])
-        refs = [Ref(cid, None) for cid, is_wanted in zip(cids, wants, strict=True) if is_wanted]
-        await self._keep(job.content, await source.fetch(refs))
+        await self._get(job, source, [Ref(cid, None) for cid, is_wanted in zip(cids, wants, strict=True) if is_wanted])
 
-    async def _keep(self, content: CID, blocks: Sequence[tuple[CID, bytes]]) -> None:
+    async def _get(self, job: _Job, source: _Source, refs: Sequence[Ref]) -> list[tuple[CID, bytes]]:
+        """Fetch these and keep them. A job that no reader of it can pay for is dropped; what fails is not given back."""
+        if not refs:
+            return []
+        loop, thought = asyncio.get_running_loop(), sum(_size_of(ref.cid) for ref in refs)
+        reader = self.budget.spend(job.readers, thought, loop.time())
+        if reader is None:
+            self.counters.over_budget += 1
+            job.drop()
+            return []
+        blocks = await source.fetch(refs)
+        fetched = sum(len(block) for _, block in blocks)
+        self.budget.settle(reader, thought - fetched, loop.time())
         if blocks:
             self.counters.fetched_blocks += len(blocks)
-            self.counters.fetched_bytes += sum(len(block) for _, block in blocks)
-            await self._shelf.keep(content, blocks)
+            self.counters.fetched_bytes += fetched
+            await self._shelf.keep(job.content, blocks)
+        return blocks
 
     async def _walk_on(self, job: _Job, walk: _Walk, source: _Source) -> None:
         """The next few blocks of the whole content, in reading order, as far as they are worth keeping and WALK_BLOCKS_MAX
@@ -194,8 +223,7 @@ class Warmer:
         here = [(ref, await self._shelf.peek(ref.cid) if codec_of(ref.cid) != RAW else None) for ref in refs]
         absent = [ref for ref, block in here if block is None]
         wants = await self._shelf.wants([(ref.cid, _size_of(ref.cid)) for ref in absent])
-        got = await source.fetch([ref for ref, is_wanted in zip(absent, wants, strict=True) if is_wanted])
-        await self._keep(job.content, got)
+        got = await self._get(job, source, [ref for ref, is_wanted in zip(absent, wants, strict=True) if is_wanted])
         blocks = dict(got)
         both = [(ref, blocks.get(ref.cid) if block is None else block) for ref, block in here]
         return [(ref, block) for ref, block in both if block is not None and codec_of(ref.cid) != RAW]
