@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import secrets
+import socket
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,6 +21,7 @@ from dds.primitives.units import KIB, MIB
 from dds.protocol import dialback as rules
 from dds.protocol.dialback import DialbackGate, choose_observers, may_dial
 from dds.protocol.peers import Health, Peer, PeerTable
+from dds.runtime import dialback
 from dds.runtime.dialback import DialbackHost, DialbackParts, ask_self_test
 from dds.transport.bandwidth import Bandwidth
 from dds.transport.client import PeerClient
@@ -174,6 +177,33 @@ async def test_nobody_who_came_through_a_tunnel_has_a_node_dial_its_own_machine(
         reply = await caller.ask(observer, caller.record())
         assert victim.connections == 0
         assert "not tried" in reply.seen[0].problem
+
+
+async def test_names_that_hang_hold_up_neither_the_node_nor_what_else_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go, looked_up = threading.Event(), []
+    known = socket.getaddrinfo
+
+    def hang(host: str, *args: object, **kwargs: object) -> object:
+        if not host.endswith(".invalid"):
+            return known(host, *args, **kwargs)  # type: ignore[arg-type]
+        looked_up.append(threading.current_thread().name)
+        let_go.wait(60)
+        raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    monkeypatch.setattr(dialback, "RESOLVE_TIMEOUT_S", 0.05)
+    try:
+        async with sites(2) as (caller, observer):
+            caller.addresses = [f"n{number}.invalid:1" for number in range(3)] + [f"127.0.0.1:{caller.port}"]
+            for _ in range(2):
+                *names, literal = (await caller.ask(observer, caller.record())).seen
+                assert all("not tried" in seen.problem for seen in names)
+                assert literal.problem == ""
+            assert "too many names" in names[0].problem
+            assert len(looked_up) == dialback.LOOKUPS_MAX
+            assert all(name.startswith("dialback-names") for name in looked_up)  # not where all else is done
+    finally:
+        let_go.set()
 
 
 async def test_a_record_of_another_node_or_of_no_key_or_of_old_is_refused_and_nobody_is_dialled() -> None:

@@ -9,10 +9,13 @@ Source: docs/spec/wire.md, "Dial-back".
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -43,6 +46,7 @@ from dds.wire.dialback import (
 from dds.wire.discovery import NODE, SIGNED_RECORD_BYTES_MAX, NodeRecord, open_record, parse_address
 
 RESOLVE_TIMEOUT_S: Final = 2.0
+LOOKUPS_MAX: Final = 2  # of names at the same time, those included that nobody waits for any longer
 CONNECT_TIMEOUT_S: Final = 4.0
 EXCHANGE_TIMEOUT_S: Final = 6.0  # with the connection before it
 TRANSFER_TIMEOUT_S: Final = 10.0
@@ -81,6 +85,7 @@ class DialbackHost:
         self._parts = parts
         self._own_id = NodeID(parts.key.public)
         self._gate = DialbackGate()
+        self._names = _Names()
         self._offers: dict[bytes, _Offer] = {}
         self._testing = False
 
@@ -136,7 +141,10 @@ class DialbackHost:
 
     async def _try(self, caller: NodeID, address: str, source: str, nonce: bytes, byte_count: int) -> AddressSeen:
         host, port = parse_address(address)
-        if not may_dial(await _resolve(host, port), source, tunnelled=self._parts.tunnelled):
+        resolved = await self._names.resolve(host)
+        if resolved is None:
+            return AddressSeen(address, "not tried: too many names are being looked up here", 0, 0)
+        if not may_dial(resolved, source, tunnelled=self._parts.tunnelled):
             return AddressSeen(address, f"not tried: your connection came from {source}", 0, 0)
         limits = ClientLimits(connections_max=1, connections_per_peer_max=1, connect_timeout_s=self._parts.connect_timeout_s)
         parts = self._parts
@@ -215,14 +223,32 @@ class DialbackHost:
         return Response(200, bytes(offer.byte_count))
 
 
-async def _resolve(host: str, port: int) -> Sequence[str]:
-    """The IP addresses that a host stands for; none if nobody knows it."""
-    try:
-        async with asyncio.timeout(RESOLVE_TIMEOUT_S):
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, TimeoutError):
-        return ()
-    return [str(address[0]) for *_, address in found]
+class _Names:
+    """What strangers' host names stand for. They are looked up in threads of their own, for a name can be made to take its
+    resolver's whole patience: nothing else of the process waits behind it."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(LOOKUPS_MAX, thread_name_prefix="dialback-names")
+        self._free = threading.Semaphore(LOOKUPS_MAX)
+
+    async def resolve(self, host: str) -> Sequence[str] | None:
+        """IP addresses; none if nobody knows the name in time, None where too many others are being looked up."""
+        try:
+            return [str(ipaddress.ip_address(host))]
+        except ValueError:
+            if not self._free.acquire(blocking=False):
+                return None
+        looking = asyncio.get_running_loop().run_in_executor(self._pool, self._look_up, host)
+        await asyncio.wait((looking,), timeout=RESOLVE_TIMEOUT_S)
+        return looking.result() if looking.done() else ()
+
+    def _look_up(self, host: str) -> list[str]:
+        try:
+            return [str(address[0]) for *_, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+        except OSError:  # nobody knows it
+            return []
+        finally:
+            self._free.release()
 
 
 async def _ask_record(client: PeerClient, node: NodeID) -> float:
