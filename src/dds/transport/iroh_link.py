@@ -16,7 +16,9 @@ import asyncio
 import contextlib
 import ctypes
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from dds.primitives.errors import ConfigError, PeerUnreachable
@@ -36,9 +38,20 @@ PIECE_BYTES: Final = 64 * KIB
 NODES_MAX: Final = 256  # that a client keeps a way to
 STREAMS_PER_CONNECTION_MAX: Final = 32
 CONNECTIONS_MAX: Final = 256  # that an endpoint accepts at the same time
+CONNECTIONS_PER_KEY_MAX: Final = 8  # of those
 
 Address = tuple[str, int]
 Hints = Callable[[NodeID], Sequence[str]]  # what a node's record says: "https://..." relays, "host:port" of its UDP socket
+
+
+@dataclass(slots=True, eq=False)
+class _Caller:
+    """One connection that came in."""
+
+    connection: iroh.Connection | None = None  # None until it is made
+    key: bytes = b""
+    streams: int = 0
+    idle_since_s: float = 0.0
 
 
 class IrohLink:
@@ -55,7 +68,7 @@ class IrohLink:
         self._connections: dict[NodeID, asyncio.Task[iroh.Connection]] = {}
         self._doors: dict[NodeID, asyncio.Task[asyncio.Server]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._accepted = 0
+        self._callers: set[_Caller] = set()
 
     async def start(self, host: str, port: int = 0) -> None:
         """Bind the endpoint's UDP socket.
@@ -105,25 +118,53 @@ class IrohLink:
     async def _accept(self, target: Address) -> None:
         assert self._endpoint is not None
         while (incoming := await self._endpoint.accept_next()) is not None:
-            if self._accepted >= CONNECTIONS_MAX:
+            if len(self._callers) >= CONNECTIONS_MAX and not self._drop_idlest(self._callers):
                 with contextlib.suppress(self._iroh.IrohError):  # it may have gone by itself: others are still to be let in
                     await incoming.refuse()
                 continue
-            self._accepted += 1
-            self._spawn(self._carry_all(incoming, target))
+            caller = _Caller()
+            self._callers.add(caller)
+            self._spawn(self._carry_all(caller, incoming, target))
 
-    async def _carry_all(self, incoming: iroh.Incoming, target: Address) -> None:
+    def _drop_idlest(self, among: Iterable[_Caller]) -> bool:
+        """Close a connection that carries nothing: of the key that has the most of them, the one that is idle for longest.
+        Whoever has but one is the last to lose it, and a client whose connection died makes another."""
+        idle = [caller for caller in among if caller.connection is not None and not caller.streams]
+        if not idle:
+            return False
+        held = Counter(caller.key for caller in idle)
+        victim = min(idle, key=lambda caller: (-held[caller.key], caller.idle_since_s))
+        self._callers.discard(victim)
+        assert victim.connection is not None
+        victim.connection.close(0, b"idle")
+        return True
+
+    async def _carry_all(self, caller: _Caller, incoming: iroh.Incoming, target: Address) -> None:
         try:
             async with asyncio.timeout(CONNECT_S):
                 connection = await (await incoming.accept()).connect()
+            key = bytes(connection.remote_id().to_bytes())
+            others = [other for other in self._callers if other.key == key]
+            if len(others) >= CONNECTIONS_PER_KEY_MAX and not self._drop_idlest(others):
+                connection.close(0, b"too many")
+                return
+            caller.connection, caller.key, caller.idle_since_s = connection, key, asyncio.get_running_loop().time()
             connection.set_max_concurrent_bi_streams(STREAMS_PER_CONNECTION_MAX)
             while True:
                 stream = await connection.accept_bi()
-                self._spawn(self._carry_to(stream, target))
+                caller.streams += 1
+                self._spawn(self._carry_one(caller, stream, target))
         except (self._iroh.IrohError, TimeoutError) as error:
             log.debug("an iroh connection ended: %s", error)
         finally:
-            self._accepted -= 1
+            self._callers.discard(caller)
+
+    async def _carry_one(self, caller: _Caller, stream: iroh.BiStream, target: Address) -> None:
+        try:
+            await self._carry_to(stream, target)
+        finally:
+            caller.streams -= 1
+            caller.idle_since_s = asyncio.get_running_loop().time()
 
     async def _carry_to(self, stream: iroh.BiStream, target: Address) -> None:
         try:
