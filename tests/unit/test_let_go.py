@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,6 @@ class Node:
         self.open()
         self.what = segment_of([content_of(1, 5000)])
         self.share = HoldKey(self.what.segment_id, self.what.root(), 0)
-        self.commit(self.what, RESERVATION)
 
     def open(self) -> None:
         self.metrics = Registry()
@@ -125,8 +124,10 @@ class Node:
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
     made = Node(tmp_path)
+    await made.job.look_through()  # as at a start: it knows its ledger before anything comes
+    made.commit(made.what, RESERVATION)
     yield made
     made.job.close()
     made.store.close()
@@ -279,6 +280,16 @@ async def test_what_was_stored_before_the_node_named_a_ledger_is_kept_and_counte
     node.clock.now_ms += 10 * WINDOW_MS
     assert await node.sweep() == 1
     assert node.store.holding([free.segment_id]) == [[0]]
+
+
+async def test_a_commit_for_another_ledger_that_never_said_which_it_is_is_no_evidence(tmp_path: Path) -> None:
+    """Paid by one that was named for an hour, before the first look; then the node is given another one."""
+    node = Node(tmp_path)
+    node.commit(node.what, RESERVATION)
+    assert await node.pass_epochs(3 * Params().release_epochs) == 0
+    assert node.is_held()
+    node.job.close()
+    node.store.close()
 
 
 async def test_a_share_of_a_free_node_goes_once_this_ledger_has_assigned_and_freed_it(node: Node) -> None:

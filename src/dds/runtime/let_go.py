@@ -113,6 +113,8 @@ class LetGo:
         Raises:
             DDSError: the ledger cannot be asked. What was looked at before counts.
         """
+        chain, params = await self._ledger.find_many([(CHAIN, b""), (PARAMS, b"")])  # known before anything is committed for it
+        await asyncio.to_thread(self._check_ledger, chain, params)
         released = kept_bytes = 0
         after = first = await asyncio.to_thread(self._notes.cursor)
         while held := await asyncio.to_thread(self._store.segments_after, after, SEGMENTS_PER_STEP):
@@ -195,8 +197,6 @@ class LetGo:
             *((SEGMENTS, each) for each in segments),
         ]
         chain, params, *found = await self._ledger.find_many(keys)
-        if chain is None or params is None:
-            raise UnavailableError("the ledger has no genesis")
         await asyncio.to_thread(self._check_ledger, chain, params)
         open_ones = {
             identifier
@@ -212,11 +212,13 @@ class LetGo:
         )
         return Verdicts(chain.epoch, params.release_epochs, assigned, frozenset(holds) - assigned)
 
-    def _check_ledger(self, chain: Chain, params: Params) -> None:
+    def _check_ledger(self, chain: Chain | None, params: Params | None) -> None:
         """
         Raises:
             UnavailableError: the shares here were stored under another ledger, or under a later state of this one.
         """
+        if chain is None or params is None:
+            raise UnavailableError("the ledger has no genesis")
         known, latest = self._notes.meet(_identity(chain, params), chain.epoch)
         if known != _identity(chain, params):
             raise UnavailableError(

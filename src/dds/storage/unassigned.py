@@ -58,13 +58,14 @@ class UnassignedLog:
             self._db.close()
 
     def committed(self, hold: HoldKey, reservation: bytes) -> None:
-        """A share became durable for a reservation: whatever was thought of it before no longer holds."""
+        """A share became durable for a reservation: whatever was thought of it before no longer holds. It is evidence only once
+        the ledger has said which one it is: the node may be given another one before that."""
         with disk_errors("noting a commit"), self._lock:
             self._db.execute(
                 "INSERT OR REPLACE INTO commits(segment, root, place, reservation) VALUES (?, ?, ?, ?)", (*hold, reservation)
             )
             self._db.execute("DELETE FROM unassigned WHERE segment = ? AND root = ? AND place = ?", hold)
-            self._db.execute("INSERT OR IGNORE INTO ours VALUES (?, ?, ?)", hold)
+            self._db.execute("INSERT OR IGNORE INTO ours SELECT ?, ?, ? FROM ledger", hold)
             self._db.execute("DELETE FROM commits WHERE at <= (SELECT max(at) FROM commits) - ?", (COMMITS_MAX,))
 
     def reservations(self, segments: Sequence[SegmentID]) -> dict[HoldKey, set[bytes]]:
