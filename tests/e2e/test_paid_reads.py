@@ -63,7 +63,7 @@ def test_reads_beyond_the_allowance_are_paid_and_redeemed_and_who_does_not_pay_i
     price = 1_862
     assert SIZE_BYTES // 2 * price // KIB < got["paid"] <= got["moved_bytes"] * price // KIB
 
-    wait_until(lambda: sum(each.redeemed for each in earnings(dds)) == got["paid"])
+    wait_until(lambda: sum(each.redeemed for each in earnings(dds)) == got["paid"], timeout_s=120)
     assert sum(each.promised for each in earnings(dds)) == got["paid"] == TOKEN - dds.json("wallet", "show")["deposit"]
     name = next(name for name in dds.names() if dds.json("node", "earnings", name)["redeemed"])
     story, said = dds.json("explain", name, "--limit", 1000), dds.json("node", "earnings", name)
@@ -75,7 +75,7 @@ def test_reads_beyond_the_allowance_are_paid_and_redeemed_and_who_does_not_pay_i
     write_client_config(Home(stingy).config_file, dataclasses.replace(own, reading_deposit=0))
     reader = Program(stingy)
     # What was under way when the limit was reached still comes, so the first read may be done on credit.
-    wait_until(lambda: reader.attempt("get", content, "-o", tmp_path / "credit", "--force") == 4)
+    wait_until(lambda: reader.attempt("get", content, "-o", tmp_path / "credit", "--force") == 4, timeout_s=120)
     error = reader.error("get", content, "-o", tmp_path / "none", code=4)
     assert "1,862 base units per KiB" in error["message"] and "reading_deposit" in error["hint"]
     assert not (tmp_path / "none").exists()
