@@ -13,8 +13,9 @@ from dds.ledger.records import NODES, RESERVATIONS, Reservation, number_key
 from dds.primitives.errors import PaymentRequired
 from dds.primitives.ids import NodeID
 from dds.runtime.admission import Admission
-from dds.runtime.contract_desk import ContractDesk, Reserved, accept
+from dds.runtime.contract_desk import ContractDesk
 from dds.runtime.ledger_client import open_ledger
+from dds.runtime.offers import Reserved, accept
 from dds.wire.api import CommitRequest
 from tests.ledger_desk import CREATOR, NETWORK, STRANGER, LedgerDesk, ledger_desk
 

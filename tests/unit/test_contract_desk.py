@@ -14,9 +14,10 @@ from dds.ledger.records import ACCOUNTS, CONTRACTS, Contract, contract_id
 from dds.primitives.errors import UnavailableError
 from dds.primitives.money import TOKEN
 from dds.runtime import contract_desk
-from dds.runtime.contract_desk import ContractDesk, accept
+from dds.runtime.contract_desk import ContractDesk
 from dds.runtime.escrow_claims import EscrowClaims
 from dds.runtime.ledger_client import open_ledger
+from dds.runtime.offers import accept
 from dds.wire.codec import decode
 from dds.wire.ledger import OpenContract, Transfer
 from dds.wire.ledger_api import EntriesReply, Head, open_head

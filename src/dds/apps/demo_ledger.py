@@ -24,8 +24,8 @@ from dds.ledger.rules.standing import passes_in
 from dds.primitives.ids import parse_id
 from dds.primitives.money import format_tokens
 from dds.runtime.audit_ledger import EpochClock
-from dds.runtime.contract_desk import Offer
 from dds.runtime.ledger_client import LedgerClient, open_ledger
+from dds.runtime.offers import Offer
 from dds.wire.ledger_api import BlockReply
 from dds.wire.origin import Payment
 

@@ -17,7 +17,7 @@ from dds.erasure.geometry import Geometry, class_geometry, loss_probability, sto
 from dds.placement.policy import AUTO, FALLBACK_CLASS, Decision, Facts, PassedOver, Policy, decide, where_archive_fits
 from dds.primitives.errors import InputError
 from dds.primitives.units import CHUNK_BYTES, MIB
-from dds.runtime.contract_desk import Offer
+from dds.runtime.offers import Offer
 from dds.runtime.results import PutOptions
 from dds.storage.source import BuiltTree, SourceOptions, measure_dag
 from dds.storage.source_facts import STREAM, facts_of

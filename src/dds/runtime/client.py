@@ -21,11 +21,12 @@ from dds.primitives.errors import InputError
 from dds.primitives.keys import SigningKey
 from dds.runtime.class_choice import Choice, Explanation, choose_class, explain_put
 from dds.runtime.content_stat import Payers
-from dds.runtime.contract_desk import Confirm, ContractDesk, accept, open_desk
+from dds.runtime.contract_desk import ContractDesk, open_desk
 from dds.runtime.escrow_claims import EscrowClaims
 from dds.runtime.get import Reading
 from dds.runtime.home_stat import index_from, measure_home
 from dds.runtime.network import Network, open_network
+from dds.runtime.offers import Confirm, accept
 from dds.runtime.origin_client import OriginClient
 from dds.runtime.purse import Purse, PurseTerms
 from dds.runtime.put import Put

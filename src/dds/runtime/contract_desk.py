@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -49,9 +49,10 @@ from dds.primitives.hashing import sha256
 from dds.primitives.ids import NodeID, SegmentID
 from dds.primitives.keys import SigningKey
 from dds.primitives.money import format_tokens, share_ppm
-from dds.protocol.quote import PutQuote, parse_term, price_per_tib_month, segments_of, segments_quote
+from dds.protocol.quote import parse_term, price_per_tib_month, segments_of, segments_quote
 from dds.runtime.escrow_claims import Claim, EscrowClaims
 from dds.runtime.ledger_client import LedgerClient, TxDone
+from dds.runtime.offers import Confirm, Offer, Reserved, Spent
 from dds.runtime.results import Payment, PutOptions
 from dds.wire.ledger import (
     AnyBody,
@@ -87,51 +88,6 @@ GIVE_BACK_S: Final = 15.0  # the longest that a put which failed waits for the l
 SWEPT_MAX: Final = 256  # of a contract's latest reservations: what killed puts left is looked for among them
 PRICE_SLACK_PPM: Final = 50_000  # a quote holds although the price rises by so much until the nodes are drawn
 PRICE_HEADROOM: Final = 2  # a new contract's limit, in multiples of the price that was quoted
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """A quote, and how it will be paid."""
-
-    quote: PutQuote  # an upper bound: at a price that is a little above the present one
-    price: int  # now, per MiB-epoch
-    price_max: int
-    reference: int
-    escrow: int  # in the standing contract now, without what other puts of this session count on
-    balance: int
-    deposit: int  # what will be moved into escrow
-    epoch_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Reserved:
-    """A segment's drawn nodes; `id` is what their receipts must name."""
-
-    id: bytes
-    ticket: bytes  # proves it to the nodes
-    proven_s: float  # when, by the loop's clock
-    price: int  # per MiB-epoch
-    draw: Draw
-    bends: tuple[str, ...]
-
-
-@dataclass(slots=True)
-class Spent:
-    """What this put has cost so far, in base units."""
-
-    rent: int = 0
-    fee: int = 0
-    reserve: int = 0
-    deposited: int = 0
-    segments: int = 0
-    sponsored: int = 0
-
-    @property
-    def total(self) -> int:
-        return self.rent + self.fee + self.reserve
-
-
-Confirm = Callable[[Offer], bool]
 
 
 @dataclass(slots=True)
@@ -518,11 +474,6 @@ def open_desk(
 
 def _now_s() -> float:
     return asyncio.get_running_loop().time()
-
-
-def accept(_offer: Offer) -> bool:
-    """For programs: their limit is `price_max`."""
-    return True
 
 
 def _sizes_of(record: EncodingRecord, stripes: set[int]) -> list[int]:

@@ -28,10 +28,11 @@ from dds.primitives.errors import CorruptError, DDSError, FormatError, InputErro
 from dds.primitives.hashing import tagged_hash
 from dds.primitives.ids import NodeID
 from dds.primitives.keys import SigningKey
-from dds.runtime.contract_desk import accept, open_desk
+from dds.runtime.contract_desk import open_desk
 from dds.runtime.escrow_claims import EscrowClaims
 from dds.runtime.logs import event
 from dds.runtime.network import Network, put_origin_record
+from dds.runtime.offers import accept
 from dds.runtime.put import KeptSource, Put
 from dds.runtime.put_origin import RENEW_S
 from dds.runtime.results import Progress, PutOptions, PutResult

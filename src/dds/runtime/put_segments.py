@@ -25,9 +25,10 @@ from dds.primitives.ids import NodeID, SegmentID, UploadID
 from dds.primitives.units import SLOT_BYTES_MAX, STRIPES_PER_SEGMENT_MAX
 from dds.protocol.hooks import hooks_of
 from dds.protocol.quote import segments_of, sizes_by_index
-from dds.runtime.contract_desk import ContractDesk, Reserved
+from dds.runtime.contract_desk import ContractDesk
 from dds.runtime.hooks import NewHook
 from dds.runtime.network import Network
+from dds.runtime.offers import Reserved
 from dds.runtime.put_origin import PutOrigin
 from dds.runtime.results import PutOptions
 from dds.runtime.segment_sender import SegmentOutcome, SegmentSender

@@ -38,10 +38,11 @@ from dds.primitives.units import MIB
 from dds.protocol.quote import MONTH_EPOCHS, sizes_by_index
 from dds.protocol.tiering import Tier
 from dds.runtime.content_blocks import ContentBlocks
-from dds.runtime.contract_desk import ContractDesk, Reserved
+from dds.runtime.contract_desk import ContractDesk
 from dds.runtime.fetcher import Fetcher
 from dds.runtime.holders import holders_among_known
 from dds.runtime.network import Network
+from dds.runtime.offers import Reserved
 from dds.runtime.resolver import Found, Resolver
 from dds.runtime.results import Payment, Progress
 from dds.runtime.segment_sender import SegmentOutcome, SegmentSender

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dds.runtime.client import Client
-    from dds.runtime.contract_desk import Offer
+    from dds.runtime.offers import Offer
     from dds.runtime.results import PutOptions, PutResult
     from dds.wire.origin import Payment
 
