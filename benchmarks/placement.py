@@ -1,7 +1,9 @@
 """Drawing a segment's nodes among ten thousand candidates, held against sorting and hashing those ten thousand.
 
 Times are of this process alone (CPU): a draw does no I/O. The network has 8 regions, 3,000 operators and 9,000 subnets with
-weights of every size; `tight` is one in which the rules cannot be kept: seven operators share all nodes.
+weights of every size; `tight` is one in which the rules cannot be kept: seven operators share all nodes. In `lopsided` one
+operator has half of the weight in six regions and the others are in two of them; in `claimed` all labels are made up to be in
+each other's way.
 """
 
 from __future__ import annotations
@@ -32,6 +34,9 @@ def run() -> Iterator[Row]:
     yield Row("placement: the same / sort and hash the candidates", took, "ms", baseline, took / baseline)
     bent = _ms(lambda seed: draw(tight, 16, RULES, seed))
     yield Row("placement: the same where operators must bend", bent, "ms", baseline, bent / baseline)
+    for name, network in (("one operator is needed everywhere", _lopsided()), ("labels are made up", _claimed())):
+        ms = _ms(lambda seed, pool=network: draw(pool, 16, RULES, seed))  # type: ignore[misc]
+        yield Row(f"placement: the same where {name} / where nothing is in the way", ms, "ms", took, ms / took)
     found = draw(wide, 16, RULES, b"explained")
     drawing = Drawing(tuple(wide), (), 16, 6, b"explained", found)
     told = _ms(lambda _: explain(drawing))
@@ -42,7 +47,7 @@ def _network(*, operators: int) -> list[Candidate]:
     rng = Random(3)
     return [
         Candidate(
-            NodeID(hashlib.sha256(b"node %d" % number).digest()),
+            _node(number),
             f"region {rng.randrange(8)}",
             f"operator {rng.randrange(operators)}",
             f"subnet {rng.randrange(9_000)}",
@@ -50,6 +55,33 @@ def _network(*, operators: int) -> list[Candidate]:
         )
         for number in range(CANDIDATES)
     ]
+
+
+def _lopsided() -> list[Candidate]:
+    rng = Random(3)
+    labels = ((6, "big") if number % 2 else (2, f"operator {number}") for number in range(CANDIDATES))
+    return [
+        Candidate(_node(number), f"region {rng.randrange(regions)}", operator, f"subnet {number}", 1000)
+        for number, (regions, operator) in enumerate(labels)
+    ]
+
+
+def _claimed() -> list[Candidate]:
+    """Sixteen in one region, the others in one subnet: each rule alone can be kept, and they exclude each other."""
+    return [
+        Candidate(
+            _node(number),
+            f"region {max(15, number)}",
+            f"operator {number}",
+            f"subnet {min(16, number)}",
+            1 + number % 7,
+        )
+        for number in range(CANDIDATES)
+    ]
+
+
+def _node(number: int) -> NodeID:
+    return NodeID(hashlib.sha256(b"node %d" % number).digest())
 
 
 def _sort_and_hash(network: list[Candidate]) -> None:

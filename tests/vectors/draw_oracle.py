@@ -42,10 +42,12 @@ def fits(entry: Candidate, held: list[Candidate], limits: dict[str, int]) -> boo
     return entry not in held and all(counts[label] < limits[label] for label in LABELS)
 
 
-def first_of_each(entries: list[Candidate], most: int) -> list[Candidate]:
+def first_of_each(entries: list[Candidate]) -> list[Candidate]:
     kept: list[Candidate] = []
     for entry in entries:
-        if sum((k.operator, k.region) == (entry.operator, entry.region) for k in kept) < most:
+        alike = {label: sum(getattr(k, label) == getattr(entry, label) for k in kept) for label in LABELS}
+        alike["kind"] = sum((k.operator, k.region) == (entry.operator, entry.region) for k in kept)
+        if all(alike[label] < most for label, most in {"subnet": 24, "operator": 96, "region": 96, "kind": 8}.items()):
             kept.append(entry)
     return kept
 
@@ -55,7 +57,7 @@ class Oracle:
 
     def __init__(self, candidates: list[Candidate], n: int, limits: dict[str, int], seed: bytes) -> None:
         self.full = sorted(candidates, key=lambda c: c.node_id)
-        self.left = self.full
+        self.left, self.core = self.full, list[Candidate]()
         self.n, self.words = n, words_below(seed)
         self.limits = {label: self.least(label, limits[label]) for label in LABELS}
         bounds, most = self.region_bounds(), self.limits["region"]
@@ -93,11 +95,16 @@ class Oracle:
         self.left = [c for c in self.left if allowed(c)]
         return self.point() if self.left else None
 
+    def make_core(self, taken: list[Candidate]) -> None:
+        first = self.full.index(entry_at(self.full, next(self.words)(sum(c.weight for c in self.full))))
+        self.core = first_of_each([c for c in self.full[first:] + self.full[:first] if c not in taken])
+
     def exchange(self, picked: list[Candidate]) -> bool:
+        if not self.core:
+            self.make_core([])
         for at in range(len(picked)):
             others = picked[:at] + picked[at + 1 :]
-            near = [c for c in first_of_each(self.full, 8) if c != picked[at] and fits(c, others, self.limits)]
-            near = first_of_each(near, 3)
+            near = [c for c in self.core if c != picked[at] and fits(c, others, self.limits)]
             for first in near:
                 for second in near:
                     if fits(second, [*others, first], self.limits):
@@ -108,43 +115,50 @@ class Oracle:
 
     def fill(self, picked: list[Candidate]) -> bool:
         self.left = self.full
+        return self.go_on(picked)
+
+    def go_on(self, picked: list[Candidate]) -> bool:
         while len(picked) < self.n:
             entry = self.pick(lambda c: fits(c, picked, self.limits))
             if entry:
                 picked.append(entry)
             elif self.exchange(picked):
-                self.left = self.full
+                self.left = [c for c in self.core if fits(c, picked, self.limits)]
             else:
                 return False
         return True
 
     def relax(self, picked: list[Candidate]) -> None:
-        for label in LABELS:
-            raised = {**self.limits, label: self.limits[label] + 1}
-            if any(fits(c, picked, raised) for c in self.full):
-                self.limits = raised
+        if all(c in picked for c in self.core):
+            self.make_core(picked)
+        one_higher = [{**self.limits, label: self.limits[label] + 1} for label in LABELS]
+        all_higher = {label: limit + 1 for label, limit in self.limits.items()}
+        for raised in (*one_higher, all_higher):
+            self.limits = raised
+            self.left = [c for c in self.core if fits(c, picked, raised)]
+            if self.left:
                 return
-        self.limits = {label: limit + 1 for label, limit in self.limits.items()}
 
     def chosen(self) -> list[Candidate]:
         rule = self.limits["region"]
         for limit in range(self.aim, min(self.aim + 2, rule)):
             self.limits["region"] = limit
-            for _ in range(4):
+            for _ in range(max(1, min(4, 2000 // len(self.full)))):
                 picked: list[Candidate] = []
                 if self.fill(picked):
                     self.limits["region"] = rule
                     return picked
         self.limits["region"] = rule
         furthest: list[Candidate] = []
-        for _ in range(16):
+        for _ in range(max(1, min(16, 8000 // len(self.full)))):
             picked = []
             if self.fill(picked):
                 return picked
             if len(picked) > len(furthest):
                 furthest = picked
-        while not self.fill(furthest):
+        while len(furthest) < self.n:
             self.relax(furthest)
+            self.go_on(furthest)
         return furthest
 
     def draw(self, spares: int) -> tuple[list[Candidate], list[Candidate]]:

@@ -10,7 +10,8 @@ Anyone can draw again from the same inputs. Candidates are put in the order of t
 word, SHA-256(seed || counter) reduced without bias, points at one of them, and one that is taken or would break a rule is
 passed over for the next word. That is weighted sampling without replacement among those allowed. Picking one by one may lead
 into a dead end although an arrangement exists (three rules at once make finding one NP-hard: 3-dimensional matching), so a
-dead end is left by exchanging one pick, then by starting anew with the next words, before any rule bends.
+dead end is left by exchanging one pick, then by starting anew with the next words, before any rule bends. Dead ends look at a
+few candidates of each label and not at all of them, so whoever makes up labels cannot make a draw long.
 Source: docs/spec/placement.md.
 """
 
@@ -18,10 +19,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import accumulate, combinations
+from itertools import accumulate, chain, combinations
 from operator import attrgetter
 from typing import Final
 
@@ -33,9 +33,11 @@ SPARES: Final = 8  # drawn beyond n, for nodes that refuse or straggle
 WEIGHT_MAX: Final = 1 << 40
 RULES: Final = ("subnet", "operator", "region")  # softest first
 ATTEMPTS_MAX: Final = 16
-EXCHANGED_PER_KIND_MAX: Final = 8  # candidates of one operator and region that a dead end's exchange looks at
+LOOKS_MAX: Final = 8_000  # attempts times candidates: more attempts are made only where that is kept
+CORE_MAX: Final = (24, 96, 96, 8)  # candidates of one subnet, operator, region, operator in a region that dead ends look at
 MISSES_MAX: Final = 16  # words that point at nobody allowed, before the list is cut down to those allowed
 EVEN_ATTEMPTS_MAX: Final = 4  # with one limit of the regions that is lower than the rule's
+EVEN_LOOKS_MAX: Final = 2_000  # as LOOKS_MAX, with one of those limits
 EVEN_STEPS_MAX: Final = 2  # such limits that are tried, from the least on
 EVEN_STRETCH: Final = 2  # an even spread counts on a region of several operators for so often its weight, on others for once
 
@@ -114,13 +116,13 @@ def draw(
     aim = _even_aim(urn.everyone, urn.weights, held, limits, n)
     hand = _evenly(n, limits, aim, held, urn) or _arrange(n, limits, held, urn)
     region_limit = hand.limits["region"]
-    hand.limits["region"] = max(region_limit, limits["region"])  # spares need not be even
+    hand.limit("region", max(region_limit, limits["region"]))  # spares need not be even
     chosen = tuple(hand.picked)
     rest: list[NodeID] = []
-    for fits in (hand.allows, hand.is_free):
+    for fits, fitting in ((hand.allows, hand.allowed), (hand.is_free, hand.free)):
         # A spare may stand in for any index, so it breaks nothing of what is already chosen where that can be helped.
         urn.refill()
-        while len(rest) < spares and (spare := urn.pick(fits)):
+        while len(rest) < spares and (spare := urn.pick(fits, fitting)):
             hand.taken.add(spare.node_id)
             rest.append(spare.node_id)
     return Draw(tuple(c.node_id for c in chosen), tuple(rest), _bends([*held, *chosen], caps), aim, region_limit)
@@ -188,13 +190,16 @@ def _even_aim(
     total, used = sum(weights.values()), _label_counts(held, "region")
     rooms = _region_rooms(pool, limits)
 
-    def reached(limit: int) -> int:
-        return sum(
-            min(_room(room, limit, used[region]) * total, n * weights[region] * (EVEN_STRETCH if region in shared else 1))
-            for region, room in rooms.items()
-        )
-
-    return next((limit for limit in range(1, limits["region"]) if reached(limit) >= n * total), limits["region"])
+    bears = {region: n * weight * (EVEN_STRETCH if region in shared else 1) for region, weight in weights.items()}
+    reached, growing = 0, list(rooms)
+    for limit in range(1, limits["region"]):
+        counts = {region: min(_room(rooms[region], limit, used[region]) * total, bears[region]) for region in growing}
+        # Few go on: what a region bears is its share of the weight, and a higher limit adds nothing to what is borne.
+        growing = [region for region in growing if limit < rooms[region] + used[region] and counts[region] < bears[region]]
+        if reached + sum(counts.values()) >= n * total:
+            return limit
+        reached += sum(counts.values()) - sum(counts[region] for region in growing)
+    return limits["region"]
 
 
 def _region_rooms(pool: Sequence[Candidate], limits: dict[str, int]) -> dict[str, int]:
@@ -205,12 +210,12 @@ def _region_rooms(pool: Sequence[Candidate], limits: dict[str, int]) -> dict[str
     rooms: dict[str, int] = {}
     for rule in ("operator", "subnet"):
         label_of, limit, most = attrgetter(rule), limits[rule], limits["region"]
-        inside: defaultdict[str, int] = defaultdict(int)
-        counts: defaultdict[tuple[str, str], int] = defaultdict(int)
+        inside: dict[str, int] = {}
+        counts: dict[tuple[str, str], int] = {}
         for c in pool:
-            if inside[c.region] < most and counts[kind := (c.region, label_of(c))] < limit:
-                counts[kind] += 1
-                inside[c.region] += 1
+            if (room := inside.get(c.region, 0)) < most and (count := counts.get(kind := (c.region, label_of(c)), 0)) < limit:
+                counts[kind] = count + 1
+                inside[c.region] = room + 1
         rooms = {region: min(room, rooms.get(region, room)) for region, room in inside.items()}
     return rooms
 
@@ -234,23 +239,36 @@ class _Urn:
         self.everyone, self._words = everyone, words
         self.weights = _weights(everyone)
         self._left, self._sums = self._all = everyone, list(accumulate(self.weights))
-
-    @cached_property
-    def few(self) -> list[Candidate]:
-        """Those whom a dead end's exchange looks at."""
-        return _samples(self.everyone, EXCHANGED_PER_KIND_MAX)
+        self._core: list[Candidate] = []
 
     def refill(self) -> None:
         self._left, self._sums = self._all
 
-    def pick(self, fits: Callable[[Candidate], bool]) -> Candidate | None:
+    def hold(self, left: Sequence[Candidate]) -> None:
+        """Draw from these alone, until the next refill."""
+        self._left, self._sums = left, list(accumulate(_weights(left)))
+
+    def pick(
+        self, fits: Callable[[Candidate], bool], fitting: Callable[[Sequence[Candidate]], list[Candidate]]
+    ) -> Candidate | None:
         for _ in range(MISSES_MAX if self._left else 0):
             candidate = self._point()
             if fits(candidate):
                 return candidate
-        self._left = [c for c in self._left if fits(c)]
-        self._sums = list(accumulate(_weights(self._left)))
+        if self._left:
+            self.hold(fitting(self._left))
         return self._point() if self._left else None
+
+    def core(self) -> list[Candidate]:
+        """Those whom dead ends look at."""
+        return self._core or self.renew_core(frozenset())
+
+    def renew_core(self, taken: Set[NodeID]) -> list[Candidate]:
+        """From where a word points on: whoever could choose its NodeID must not come first in every dead end."""
+        self.refill()
+        first = bisect_right(self._sums, self._words.below(self._sums[-1]))
+        self._core = _few_of_each(c for c in (*self.everyone[first:], *self.everyone[:first]) if c.node_id not in taken)
+        return self._core
 
     def _point(self) -> Candidate:
         return self._left[bisect_right(self._sums, self._words.below(self._sums[-1]))]
@@ -258,6 +276,29 @@ class _Urn:
 
 def _weights(pool: Sequence[Candidate]) -> list[int]:
     return [c.weight if 0 < c.weight <= WEIGHT_MAX else min(max(c.weight, 1), WEIGHT_MAX) for c in pool]
+
+
+def _few_of_each(pool: Iterable[Candidate]) -> list[Candidate]:
+    """The first of each label and of each operator's region, as far as the core goes.
+
+    Where nobody is allowed each of them has a label that is full, and n nodes fill few labels: so the core is small then.
+    """
+    kept: tuple[defaultdict[str, int], ...] = tuple(defaultdict(int) for _ in CORE_MAX)
+    enough: tuple[set[str], ...] = tuple(set() for _ in CORE_MAX)
+    subnets, operators, regions, kinds = enough
+    core = []
+    for c in pool:
+        if c.region in regions or c.operator in operators or c.subnet in subnets:
+            continue
+        kind = f"{len(c.region)} {c.region}{c.operator}"
+        if kind in kinds:
+            continue
+        core.append(c)
+        for counts, label, most, done in zip(kept, (c.subnet, c.operator, c.region, kind), CORE_MAX, enough, strict=True):
+            counts[label] += 1
+            if counts[label] >= most:
+                done.add(label)
+    return core
 
 
 class _Hand:
@@ -268,6 +309,13 @@ class _Hand:
         self.taken: set[NodeID] = set()
         self.limits = dict(limits)
         self._used: dict[str, Counter[str]] = {rule: _label_counts(held, rule) for rule in RULES}
+        self._full: dict[str, set[str]] = {}
+        for rule in RULES:
+            self.limit(rule, limits[rule])
+
+    def limit(self, rule: str, most: int) -> None:
+        self.limits[rule] = most
+        self._full[rule] = {label for label, used in self._used[rule].items() if used >= most}
 
     def take(self, candidate: Candidate) -> None:
         self.picked.append(candidate)
@@ -276,33 +324,45 @@ class _Hand:
     def put_in(self, candidate: Candidate) -> None:
         self.taken.add(candidate.node_id)
         for rule in RULES:
-            self._used[rule][getattr(candidate, rule)] += 1
+            label = getattr(candidate, rule)
+            self._used[rule][label] += 1
+            if self._used[rule][label] >= self.limits[rule]:
+                self._full[rule].add(label)
 
     def put_back(self, candidate: Candidate) -> None:
         self.taken.remove(candidate.node_id)
         for rule in RULES:
-            self._used[rule][getattr(candidate, rule)] -= 1
+            label = getattr(candidate, rule)
+            self._used[rule][label] -= 1
+            if self._used[rule][label] < self.limits[rule]:
+                self._full[rule].discard(label)
 
     def is_free(self, c: Candidate) -> bool:
         return c.node_id not in self.taken
 
-    def last_rooms(self, c: Candidate) -> tuple[tuple[str, str], ...]:
-        """Its labels (rule, label) that it would fill up."""
-        return tuple((rule, label) for rule in RULES if self._used[rule][label := getattr(c, rule)] + 1 >= self.limits[rule])
+    def free(self, pool: Sequence[Candidate]) -> list[Candidate]:
+        return [c for c in pool if c.node_id not in self.taken]
+
+    def full_labels(self, c: Candidate) -> tuple[tuple[str, str], ...]:
+        """Its labels (rule, label) that have room for no more."""
+        return tuple((rule, label) for rule in RULES if (label := getattr(c, rule)) in self._full[rule])
 
     def allows(self, c: Candidate) -> bool:
-        return (
-            c.node_id not in self.taken
-            and self._used["subnet"][c.subnet] < self.limits["subnet"]
-            and self._used["operator"][c.operator] < self.limits["operator"]
-            and self._used["region"][c.region] < self.limits["region"]
-        )
+        return bool(self.allowed((c,)))
+
+    def allowed(self, pool: Sequence[Candidate]) -> list[Candidate]:
+        subnets, operators, regions, taken = *(self._full[rule] for rule in RULES), self.taken
+        return [
+            c
+            for c in pool
+            if c.region not in regions and c.operator not in operators and c.subnet not in subnets and c.node_id not in taken
+        ]
 
 
 def _evenly(n: int, limits: dict[str, int], aim: int, held: Sequence[Candidate], urn: _Urn) -> _Hand | None:
     """`n` picks within lower limits of the regions, the least first, where a few attempts find them."""
     for region in range(aim, min(aim + EVEN_STEPS_MAX, limits["region"])):
-        for _ in range(EVEN_ATTEMPTS_MAX):
+        for _ in range(_attempts(EVEN_ATTEMPTS_MAX, EVEN_LOOKS_MAX, urn)):
             hand = _Hand({**limits, "region": region}, held)
             if _fill(hand, n, urn):
                 return hand
@@ -312,35 +372,47 @@ def _evenly(n: int, limits: dict[str, int], aim: int, held: Sequence[Candidate],
 def _arrange(n: int, limits: dict[str, int], held: Sequence[Candidate], urn: _Urn) -> _Hand:
     """`n` picks within the limits where one of a few attempts finds them; else the fullest attempt, rules relaxed."""
     best = _Hand(limits, held)
-    for _ in range(ATTEMPTS_MAX):
+    for _ in range(_attempts(ATTEMPTS_MAX, LOOKS_MAX, urn)):
         hand = _Hand(limits, held)
         if _fill(hand, n, urn):
             return hand
         best = max(best, hand, key=lambda each: len(each.picked))
-    while not _fill(best, n, urn):
-        _relax(best, urn.everyone)
+    while len(best.picked) < n:
+        _relax(best, urn)
+        _go_on(best, n, urn)
     return best
+
+
+def _attempts(most: int, looks: int, urn: _Urn) -> int:
+    """Each attempt may look at everyone: fewer of them in a large network, where each is likelier to succeed."""
+    return max(1, min(most, looks // max(1, len(urn.everyone))))
 
 
 def _fill(hand: _Hand, n: int, urn: _Urn) -> bool:
     """Pick until there are `n`; False at a dead end that no exchange leaves."""
     urn.refill()
+    return _go_on(hand, n, urn)
+
+
+def _go_on(hand: _Hand, n: int, urn: _Urn) -> bool:
     while len(hand.picked) < n:
-        candidate = urn.pick(hand.allows)
+        candidate = urn.pick(hand.allows, hand.allowed)
         if candidate is not None:
             hand.take(candidate)
-        elif _exchange(hand, urn.few):
-            urn.refill()  # the exchange may allow again what was not allowed
-        else:
+        elif not _exchange(hand, urn.core()):
             return False
+        else:
+            urn.hold(hand.allowed(urn.core()))  # the exchange may allow again what was not allowed
     return True
 
 
-def _exchange(hand: _Hand, pool: Sequence[Candidate]) -> bool:
-    """Leave a dead end: give up one pick for two others."""
+def _exchange(hand: _Hand, core: Sequence[Candidate]) -> bool:
+    """Leave a dead end: give up one pick for two others, the first two of the core that fit together then."""
+    held_off = _HeldOff(hand, core)
     for at, old in enumerate(hand.picked):
+        full = hand.full_labels(old)
         hand.put_back(old)
-        pair = _pair(hand, _samples([c for c in pool if c is not old and hand.allows(c)], 3))
+        pair = _pair(hand, held_off.by(set(full) - set(hand.full_labels(old))))
         if pair:
             hand.picked[at] = pair[0]
             hand.picked.append(pair[1])
@@ -349,26 +421,38 @@ def _exchange(hand: _Hand, pool: Sequence[Candidate]) -> bool:
     return False
 
 
-def _samples(pool: Sequence[Candidate], per_kind: int) -> list[Candidate]:
-    """The first few of each operator and region: enough to find a pair among, however large the network."""
-    seen: Counter[tuple[str, str]] = Counter()
-    samples = []
-    for c in pool:
-        kind = c.operator, c.region
-        seen[kind] += 1
-        if seen[kind] <= per_kind:
-            samples.append(c)
-    return samples
+class _HeldOff:
+    """A core by the full labels that keep each one out: of those kept out by the same, as few as tell whether a pair fits.
+
+    Two whom different labels keep out can only be in each other's way by a label that neither is kept out by. So whatever
+    stands for one of them, the first of the others will do, or the first that differs from it in that label.
+    """
+
+    def __init__(self, hand: _Hand, core: Sequence[Candidate]) -> None:
+        self._by_labels: defaultdict[tuple[tuple[str, str], ...], dict[str, tuple[int, Candidate]]] = defaultdict(dict)
+        for place, c in enumerate(core):
+            if hand.is_free(c):
+                same = self._by_labels[hand.full_labels(c)]
+                first = same.setdefault("", (place, c))[1]
+                for rule in RULES:
+                    if rule not in same and getattr(c, rule) != getattr(first, rule):
+                        same[rule] = place, c
+
+    def by(self, labels: Set[tuple[str, str]]) -> list[Candidate]:
+        """In the core's order, those whom only some of these keep out."""
+        if len(labels) < 2:
+            return []  # two would take the place of the one label
+        ordered = sorted(labels, key=lambda each: RULES.index(each[0]))
+        subsets = chain.from_iterable(combinations(ordered, size) for size in range(1, len(ordered) + 1))
+        found = {place: c for each in subsets if each in self._by_labels for place, c in self._by_labels[each].values()}
+        return [found[place] for place in sorted(found)]
 
 
-def _pair(hand: _Hand, allowed: Sequence[Candidate]) -> tuple[Candidate, Candidate] | None:
-    """Two that fit together; both are counted as used when found."""
-    fits_none = _alone(hand, allowed)
-    for first in allowed:
-        if fits_none(first):
-            continue
+def _pair(hand: _Hand, near: Sequence[Candidate]) -> tuple[Candidate, Candidate] | None:
+    """The first two that fit together; both are counted as used when found."""
+    for first in near:
         hand.put_in(first)
-        second = next((c for c in allowed if hand.allows(c)), None)
+        second = next(iter(hand.allowed(near)), None)
         if second:
             hand.put_in(second)
             return first, second
@@ -376,34 +460,20 @@ def _pair(hand: _Hand, allowed: Sequence[Candidate]) -> tuple[Candidate, Candida
     return None
 
 
-def _alone(hand: _Hand, allowed: Sequence[Candidate]) -> Callable[[Candidate], bool]:
-    """Whether one of these (different) nodes fits together with none of the others, counted instead of tried out.
-
-    Two do not fit together where they share a label that has room for one more only.
-    """
-    last_rooms = [hand.last_rooms(c) for c in allowed]
-    kinds = Counter(kind for labels in last_rooms for kind in _subsets(labels))
-    conflicts = {
-        c.node_id: sum(kinds[kind] * (-1) ** (len(kind) + 1) for kind in _subsets(labels))
-        for c, labels in zip(allowed, last_rooms, strict=True)
-    }
-    return lambda c: conflicts[c.node_id] == len(allowed) or (not conflicts[c.node_id] and len(allowed) == 1)
-
-
-def _subsets(labels: tuple[tuple[str, str], ...]) -> Iterator[tuple[tuple[str, str], ...]]:
-    """All but the empty one."""
-    return (kind for size in range(1, len(labels) + 1) for kind in combinations(labels, size))
-
-
-def _relax(hand: _Hand, pool: Sequence[Candidate]) -> None:
+def _relax(hand: _Hand, urn: _Urn) -> None:
     """Raise by one the softest limit whose raising lets somebody in; all of them where none does alone."""
+    core = urn.core()
+    if not hand.free(core):
+        core = urn.renew_core(hand.taken)
     for rule in RULES:
-        hand.limits[rule] += 1
-        if any(hand.allows(c) for c in pool):
+        hand.limit(rule, hand.limits[rule] + 1)
+        if let_in := hand.allowed(core):
+            urn.hold(let_in)
             return
-        hand.limits[rule] -= 1
+        hand.limit(rule, hand.limits[rule] - 1)
     for rule in RULES:
-        hand.limits[rule] += 1
+        hand.limit(rule, hand.limits[rule] + 1)
+    urn.hold(hand.allowed(core))
 
 
 def _bends(chosen: Sequence[Candidate], caps: dict[str, int]) -> tuple[Bend, ...]:
