@@ -176,7 +176,7 @@ class Watch:
         assert anew or all(ends[contract] <= closed for contract in gone), "a sponsor left too early"
         for index, was in enumerate(before.assignments):
             now = after.assignments[index] if after and index < len(after.assignments) else Assignment()
-            same = (was.node, was.draw) == (now.node, now.draw)
+            same = not anew and (was.node, was.draw) == (now.node, now.draw)
             if was.state != Holding.ACTIVE or (same and now.settled_epoch == was.settled_epoch):
                 continue
             epochs = [epoch for epoch in range(was.settled_epoch, closed) if self._has_passed(epoch, was.node)]
@@ -232,12 +232,14 @@ class Watch:
         """How often each index was let go."""
         old = before.assignments if before else ()
         new = after.assignments if after else ()
+        # Re-encoding may give an index to the very node that was too late with it before: that is another assignment.
+        encoded_as_before = before is None or after is None or before.reservation == after.reservation
         freed: Counter[Place] = Counter()
         for index in range(max(len(old), len(new))):
             place = segment_id, index
             was = old[index] if index < len(old) else Assignment()
             now = new[index] if index < len(new) else Assignment()
-            same = (was.node, was.draw) == (now.node, now.draw)
+            same = encoded_as_before and (was.node, was.draw) == (now.node, now.draw)
             freed[place] += was.state != Holding.FREED and not same
             if was.state == Holding.ACTIVE and not same:
                 del self.lives[place]

@@ -85,7 +85,8 @@ def test_six_paused_in_mid_get_do_not_stop_it(dds: Program, stored: str, large: 
     took_s = time.monotonic() - started
     assert process.returncode == 0, err
     assert same_file(large, out)
-    assert took_s < 2 * healthy_s + 2, f"{took_s:.1f} s with six paused, {healthy_s:.1f} s without"
+    # A hung node would cost a time-out each. What is allowed beyond decoding is slack for a busy machine.
+    assert took_s < 3 * healthy_s + 10, f"{took_s:.1f} s with six paused, {healthy_s:.1f} s without"
 
 
 def test_one_too_many_lost_is_a_clear_error_and_leaves_no_file(dds: Program, tmp_path: Path) -> None:
