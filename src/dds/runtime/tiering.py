@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Final
 
 from dds.erasure.compression import StoredBlock
-from dds.erasure.fragment_tree import verify_leaf
 from dds.erasure.geometry import ARCHIVE_CLASS, CUSTOM_CLASS, Geometry, stored_bytes, stripe_shapes
 from dds.erasure.segment_builder import ClosedSegment, SegmentBuilder
 from dds.ledger import rent
@@ -41,6 +40,7 @@ from dds.runtime.content_blocks import ContentBlocks
 from dds.runtime.contract_desk import ContractDesk
 from dds.runtime.fetcher import Fetcher
 from dds.runtime.holders import holders_among_known
+from dds.runtime.holding_proof import prove_holding
 from dds.runtime.network import Network
 from dds.runtime.offers import Reserved
 from dds.runtime.resolver import Found, Resolver
@@ -49,7 +49,6 @@ from dds.runtime.segment_sender import SegmentOutcome, SegmentSender
 from dds.runtime.segments import Segment, open_segment
 from dds.runtime.tasks import gather_all
 from dds.storage.catalog import Catalog, ContentNote
-from dds.wire.api import LeavesReply, LeavesRequest
 from dds.wire.ledger import stripe_runs
 from dds.wire.manifest import SegmentRow
 from dds.wire.segment import ENCODING_TAG, EncodingRecord, Entry, StripeShape
@@ -57,11 +56,6 @@ from dds.wire.signed import sign
 
 READ_BYTES: Final = 8 * MIB  # stored bytes asked for at once while a segment is read
 MANIFESTS_LOOKED_AT_MAX: Final = 16
-CHECK_ATTEMPTS: Final = 3  # of asking a new holder for its leaves
-CHECK_PAUSE_S: Final = 0.5
-CHECK_TIMEOUT_S: Final = 10.0
-LEAVES_CHECKED: Final = 3  # of each new holder, drawn at random
-LEAVES_REPLY_BYTES_MAX: Final = 64 << 10
 
 log = logging.getLogger(__name__)
 
@@ -366,7 +360,10 @@ class Move:
         Raises:
             UnavailableError: one does not.
         """
-        await gather_all([self._prove(closed.record, index, node) for index, node in enumerate(outcome.holders)])
+        proofs = [
+            prove_holding(self.network, closed.record, index, node, self._random) for index, node in enumerate(outcome.holders)
+        ]
+        await gather_all(proofs)
         segment = Segment(closed.record.segment_id, closed.record, encoding, self.network.key.public)
         segment.learn_holders(outcome.holders)
         await Fetcher(self.network).blocks(segment, [self._random.choice(closed.entries)])
@@ -380,37 +377,6 @@ class Move:
         except DDSError:
             await asyncio.to_thread(self.catalog.close_upload, upload_id)
             raise
-
-    async def _prove(self, record: EncodingRecord, index: int, node: NodeID) -> None:
-        why = ""
-        for attempt in range(CHECK_ATTEMPTS):
-            if attempt:
-                await asyncio.sleep(CHECK_PAUSE_S)
-            why = await self._ask_for_leaves(record, index, node)
-            if not why:
-                return
-        raise UnavailableError(
-            f"node {self.network.describe(node)} does not prove fragment {index} that it has just taken: {why}",
-            hint="nothing has changed; run the same move again",
-        )
-
-    async def _ask_for_leaves(self, record: EncodingRecord, index: int, node: NodeID) -> str:
-        """Empty, or what is wrong."""
-        held = record.fragments_of(index)
-        for _ in range(LEAVES_CHECKED):
-            _, fragment = self._random.choice(held)
-            leaf = self._random.randrange(fragment.leaf_count)
-            request = LeavesRequest(fragment.root, leaf, 1)
-            try:
-                reply = await self.network.client.call(
-                    node, "/v1/leaves", request, LeavesReply, max_bytes=LEAVES_REPLY_BYTES_MAX, timeout_s=CHECK_TIMEOUT_S
-                )
-            except DDSError as error:
-                return error.message
-            proven = len(reply.leaves) == len(reply.paths) == 1
-            if not proven or not verify_leaf(fragment, leaf, reply.leaves[0], reply.paths[0]):
-                return f"leaf {leaf} of fragment {fragment.root.hex()[:16]} does not match its root"
-        return ""
 
     # -- the end ----------------------------------------------------------------------------------------------------------
 
