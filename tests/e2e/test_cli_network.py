@@ -71,9 +71,13 @@ def test_any_six_may_be_killed_the_moment_put_returns(dds: Program, stored: str,
 
 def test_six_paused_in_mid_get_do_not_stop_it(dds: Program, stored: str, large: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    started = time.monotonic()
-    dds.run("get", stored, "-o", out)
-    healthy_s = time.monotonic() - started
+
+    def healthy_get_s() -> float:
+        started = time.monotonic()
+        dds.run("get", stored, "-o", out, "--force")
+        return time.monotonic() - started
+
+    before_s = healthy_get_s()
     rows = dds.nodes()
     victims = random.SystemRandom().sample(rows, SIX)
     started = time.monotonic()
@@ -85,8 +89,10 @@ def test_six_paused_in_mid_get_do_not_stop_it(dds: Program, stored: str, large: 
     took_s = time.monotonic() - started
     assert process.returncode == 0, err
     assert same_file(large, out)
-    # A hung node would cost a time-out each. What is allowed beyond decoding is slack for a busy machine.
-    assert took_s < 3 * healthy_s + 10, f"{took_s:.1f} s with six paused, {healthy_s:.1f} s without"
+    for row in victims:
+        os.kill(row["pid"], signal.SIGCONT)
+    healthy_s = max(before_s, healthy_get_s())  # on both sides of it: what else the machine does changes meanwhile
+    assert took_s < 2 * healthy_s + 2, f"{took_s:.1f} s with six paused, {healthy_s:.1f} s without"
 
 
 def test_one_too_many_lost_is_a_clear_error_and_leaves_no_file(dds: Program, tmp_path: Path) -> None:
